@@ -1,0 +1,250 @@
+"""All settings, from the environment only. A wrong value stops the start and says what would be right.
+
+The defaults are the safe ones for production; the embedded run (`scripts/run`) sets what a demo needs.
+"""
+
+from pathlib import Path
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+from environs import Env, EnvError, validate
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = Env(eager=False)
+
+
+def _seconds(name: str, default: float, *, minimum: float = 0) -> float:
+    return env.float(name, default, validate=validate.Range(min=minimum))
+
+
+# --- Where things are ------------------------------------------------------------------------------------
+SECRET_KEY = env.str("SECRET_KEY", validate=validate.Length(min=32))
+DEBUG = env.bool("DEBUG", False)
+MARKETPLACE_HOME = Path(env.str("MARKETPLACE_HOME", str(BASE_DIR / ".local")) or str(BASE_DIR / ".local"))
+DATABASE_URL = env.str("DATABASE_URL")
+REDIS_URL = env.str("REDIS_URL")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+PUBLIC_URL = env.str("PUBLIC_URL", "http://localhost:8000")
+
+# --- The marketplace -------------------------------------------------------------------------------------
+MARKETPLACE_NAME = env.str("MARKETPLACE_NAME", "GPU marketplace")
+# Anybody who registers a node becomes an approved provider at once. For demos and private clusters.
+OPEN_PROVIDER_REGISTRATION = env.bool("OPEN_PROVIDER_REGISTRATION", False)
+HEARTBEAT_INTERVAL_S = _seconds("HEARTBEAT_INTERVAL_S", 15, minimum=1)
+# A node that misses this many heartbeats in a row is silent.
+HEARTBEATS_MISSED = env.int("HEARTBEATS_MISSED", 3, validate=validate.Range(min=1))
+MINIMUM_AGENT_VERSION = env.str("MINIMUM_AGENT_VERSION", "0.1.0", validate=validate.Regexp(r"^\d+\.\d+\.\d+$"))
+# A push URL may name a private or loopback address only if this is on (the embedded run, a closed network).
+ALLOW_PRIVATE_NODE_URLS = env.bool("ALLOW_PRIVATE_NODE_URLS", False)
+REQUEST_DEADLINE_S = _seconds("REQUEST_DEADLINE_S", 600, minimum=1)
+# How long a request may wait for a free slot when every node that could serve it is full.
+QUEUE_WAIT_S = _seconds("QUEUE_WAIT_S", 20)
+# How many requests may wait for one model in one process.
+QUEUE_LENGTH = env.int("QUEUE_LENGTH", 256, validate=validate.Range(min=0))
+MAX_REQUEST_BYTES = env.int("MAX_REQUEST_BYTES", 32 * 1024 * 1024, validate=validate.Range(min=1024))
+MAX_RESPONSE_BYTES = env.int("MAX_RESPONSE_BYTES", 64 * 1024 * 1024, validate=validate.Range(min=1024))
+GOOGLE_CLIENT_IDS = env.list("GOOGLE_CLIENT_IDS", [])
+# Where Google's signing certificates are read. Replaceable, so that tests can sign their own tokens.
+GOOGLE_CERTS_URL = env.str("GOOGLE_CERTS_URL", "https://www.googleapis.com/oauth2/v1/certs")
+PASSWORD_RESET_URL = env.str("PASSWORD_RESET_URL", "") or f"{PUBLIC_URL}/client/reset-password/{{uid}}/{{token}}/"
+DEVICE_TOKEN_DAYS = env.int("DEVICE_TOKEN_DAYS", 30, validate=validate.Range(min=1))
+# How long a web process may trust what it has read about a credential; a cut-off key is announced sooner.
+CREDENTIAL_CACHE_S = _seconds("CREDENTIAL_CACHE_S", 5)
+
+# --- Django ----------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "axes",
+    "rest_framework",
+    "drf_yasg",
+    "clients",
+    "gpus",
+    "inference",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+ROOT_URLCONF = "marketplace.urls"
+ASGI_APPLICATION = "marketplace.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+# Swagger and the admin ship their assets; nothing is fetched from a CDN.
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+MEDIA_ROOT = MARKETPLACE_HOME / "files"
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
+}
+
+# --- Database, cache, jobs -------------------------------------------------------------------------------
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_TIME_LIMIT = 300
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
+CELERY_BEAT_SCHEDULE = {
+    "sweep-nodes": {"task": "gpus.tasks.sweep_nodes", "schedule": 5.0, "options": {"expires": 5}},
+    "sweep-gateways": {"task": "gpus.tasks.sweep_gateways", "schedule": 60.0, "options": {"expires": 60}},
+    "sweep-inferences": {"task": "inference.tasks.sweep_inferences", "schedule": 10.0, "options": {"expires": 10}},
+    "sweep-catalogue": {"task": "inference.tasks.sweep_catalogue", "schedule": 10.0, "options": {"expires": 10}},
+    "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
+}
+
+# --- Who may call ----------------------------------------------------------------------------------------
+AUTH_USER_MODEL = "clients.Client"
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURE_LIMIT", 5, validate=validate.Range(min=1))
+AXES_COOLOFF_TIME = _seconds("LOGIN_COOLOFF_HOURS", 0.25)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_ENABLE_ACCESS_FAILURE_LOG = False
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["clients.authentication.CredentialAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_THROTTLE_CLASSES": ["clients.throttling.ScopedThrottle"],
+    "DEFAULT_THROTTLE_RATES": {
+        scope: env.str(f"THROTTLE_{scope.upper()}", rate, validate=validate.Regexp(r"^\d+/(s|sec|m|min|h|hour|d|day)$"))
+        for scope, rate in {"login": "30/min", "register": "20/hour", "reset": "10/hour", "token": "60/min"}.items()
+    },
+    "EXCEPTION_HANDLER": "marketplace.errors.drf_exception_handler",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+
+# --- Browsers --------------------------------------------------------------------------------------------
+CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", [])
+CORS_ALLOW_ALL_ORIGINS = env.bool("CORS_ALLOW_ALL_ORIGINS", False)
+CORS_EXPOSE_HEADERS = ["X-Request-Id", "X-Inference-Id", "X-Node", "X-Total-Count", "Retry-After"]
+CORS_URLS_REGEX = r"^/(?!admin/).*$"
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+HTTPS = env.bool("HTTPS", True)
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", False) else None
+X_FRAME_OPTIONS = "DENY"
+
+# --- E-mail ----------------------------------------------------------------------------------------------
+EMAIL_BACKEND = env.str("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+EMAIL_HOST = env.str("EMAIL_HOST", "localhost")
+EMAIL_PORT = env.int("EMAIL_PORT", 25)
+EMAIL_HOST_USER = env.str("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "marketplace@localhost")
+
+_HINTS = {
+    "SECRET_KEY": "at least 32 random characters, for example from: "
+    'python -c "import secrets; print(secrets.token_urlsafe(48))"',
+    "DATABASE_URL": "postgresql://user:password@host:5432/name",
+    "REDIS_URL": "redis://host:6379/0, or redis+socket:///path for a Unix socket",
+    "PUBLIC_URL": "the address people reach this marketplace at, http(s)://host[:port]",
+}
+
+
+def _sealed() -> None:
+    """Report every wrong value at once, each with a hint."""
+    try:
+        env.seal()
+    except EnvError as error:
+        wrong: dict[str, list[str]] = getattr(error, "error_messages", {})
+        lines = [
+            f"  {name}: {' '.join(map(str, messages))}" + (f"\n    Expected: {_HINTS[name]}" if name in _HINTS else "")
+            for name, messages in wrong.items()
+        ]
+        raise ImproperlyConfigured(
+            "These environment variables are missing or wrong:\n"
+            + "\n".join(lines)
+            + "\n  `scripts/run` sets all of them for a local marketplace; see README.md, “Settings”."
+        ) from None
+
+
+_sealed()
+
+
+def _checked_url(name: str, value: str, schemes: tuple[str, ...]) -> str:
+    if value.split(":", 1)[0] not in schemes or "://" not in value:
+        raise ImproperlyConfigured(f"{name} is {value!r}.\n    Expected: {_HINTS[name]}")
+    return value.rstrip("/")
+
+
+_checked_url("DATABASE_URL", DATABASE_URL, ("postgres", "postgresql"))
+_checked_url("REDIS_URL", REDIS_URL, ("redis", "rediss", "redis+socket", "unix"))
+PUBLIC_URL = _checked_url("PUBLIC_URL", PUBLIC_URL, ("http", "https"))
+
+DATABASES = {"default": dict(dj_database_url.parse(DATABASE_URL, conn_max_age=0, conn_health_checks=True))}
+# redis-py says unix://, Celery says redis+socket:// for the same thing.
+CACHE_URL = REDIS_URL.replace("redis+socket://", "unix://", 1)
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": CACHE_URL,
+        "OPTIONS": {"socket_connect_timeout": 2, "socket_timeout": 5},
+    }
+}
+
+UNFOLD = {"SITE_TITLE": MARKETPLACE_NAME, "SITE_HEADER": MARKETPLACE_NAME, "SITE_SYMBOL": "memory"}
+SWAGGER_SETTINGS = {
+    "DEFAULT_INFO": "marketplace.swagger.INFO",
+    "DEFAULT_AUTO_SCHEMA_CLASS": "marketplace.swagger.AutoSchema",
+    "USE_SESSION_AUTH": True,
+    "LOGIN_URL": "/admin/login/",
+    "LOGOUT_URL": "/admin/logout/",
+    "SECURITY_DEFINITIONS": {
+        "Basic": {"type": "basic"},
+        "Token": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`Token <device token>` or `Bearer <API key>`"},
+    },
+}
