@@ -8,6 +8,7 @@ from typing import ClassVar
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
 from django.db.models.functions import Lower
+from django.db.models.lookups import Exact
 
 
 class ProviderStatus(models.TextChoices):
@@ -20,7 +21,8 @@ class ProviderStatus(models.TextChoices):
 
 class ClientManager(UserManager["Client"]):
     def by_email(self, email: str) -> Client | None:
-        return self.filter(email__iexact=email.strip()).first()
+        # In the very words of the unique index, so that it is used; the database folds both sides alike.
+        return self.filter(Exact(Lower("email"), Lower(models.Value(email.strip())))).first()
 
 
 class Client(AbstractUser):
@@ -30,17 +32,27 @@ class Client(AbstractUser):
     """
 
     email = models.EmailField("email address")
+    email_confirmed_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the person showed that the address is theirs."
+    )
     phone_no = models.CharField(max_length=12, null=True, blank=True)
     user_image = models.PositiveSmallIntegerField(default=0, help_text="Number of a built-in avatar.")
     ip = models.GenericIPAddressField(null=True, blank=True, help_text="Where the last login came from.")
     terms_accepted = models.BooleanField(null=True, blank=True)
     profile_image_url = models.URLField(max_length=500, null=True, blank=True)
     google_subject = models.CharField(max_length=255, null=True, blank=True, unique=True)
-    provider_status = models.CharField(max_length=10, choices=ProviderStatus, default=ProviderStatus.NONE, db_index=True)
-    provider_reason = models.TextField(blank=True, help_text="Why it was refused or suspended; the person reads it.")
-    provider_registration_date = models.DateTimeField(null=True, blank=True, help_text="When the person asked.")
+    provider_status = models.CharField(
+        max_length=10, choices=ProviderStatus, default=ProviderStatus.NONE, db_index=True
+    )
+    provider_reason = models.TextField(
+        blank=True, help_text="Why it was refused or suspended; the person reads it."
+    )
+    provider_registration_date = models.DateTimeField(
+        null=True, blank=True, help_text="When the person asked."
+    )
     provider_decided_at = models.DateTimeField(null=True, blank=True)
     provider_decided_by = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="+")
+    closed_at = models.DateTimeField(null=True, blank=True, help_text="When the account was closed for good.")
 
     REQUIRED_FIELDS: ClassVar[list[str]] = ["email"]
     objects: ClassVar[ClientManager] = ClientManager()
@@ -66,6 +78,13 @@ class Client(AbstractUser):
         return self.provider_status == ProviderStatus.APPROVED
 
 
+class Provider(Client):
+    """The same people, as an operator sees them who decides whose nodes get work."""
+
+    class Meta:
+        proxy = True
+
+
 class TokenKind(models.TextChoices):
     DEVICE = "device", "login on a device"
     ACCESS = "access", "from an API key, by /auth/token"
@@ -80,7 +99,9 @@ class ApiKey(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     secret_digest = models.CharField(max_length=64, editable=False)
     allowed_models = models.JSONField(default=list, blank=True, help_text="Model ids; empty means all.")
-    requests_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Empty means no limit.")
+    requests_per_minute = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Empty means no limit."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -98,7 +119,7 @@ class ApiKey(models.Model):
 
 
 class Token(models.Model):
-    """A bearer token with an end: one per device that logged in, or one hour for an API key and its secret."""
+    """A bearer token with an end: per device that logged in, or an hour for an API key and its secret."""
 
     client = models.ForeignKey(Client, models.CASCADE, related_name="tokens")
     kind = models.CharField(max_length=6, choices=TokenKind)

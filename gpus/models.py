@@ -91,19 +91,27 @@ class Node(Hardware):
     region = models.CharField(max_length=50, blank=True, db_index=True)
     trusted = models.BooleanField(default=False, help_text="An operator vouches for this node.")
     agent_version = models.CharField(max_length=50, blank=True)
-    engine = models.CharField(max_length=200, blank=True, help_text="What answers behind the agent, with versions.")
+    engine = models.CharField(
+        max_length=200, blank=True, help_text="What answers behind the agent, with versions."
+    )
     # What stops work, each by whoever may say it.
-    drain_requested_at = models.DateTimeField(null=True, blank=True, help_text="An operator asked it to finish and stop.")
+    drain_requested_at = models.DateTimeField(
+        null=True, blank=True, help_text="An operator asked it to finish and stop."
+    )
     suspended_at = models.DateTimeField(null=True, blank=True)
     suspended_reason = models.CharField(max_length=500, blank=True)
     draining = models.BooleanField(default=False, help_text="The agent says that it finishes and stops.")
     maintenance = models.BooleanField(default=False, help_text="The agent says that its owner works on it.")
     unreachable_since = models.DateTimeField(null=True, blank=True)
     unreachable_why = models.CharField(max_length=500, blank=True)
-    message = models.CharField(max_length=500, blank=True, help_text="Shown to the provider with the next heartbeat.")
+    message = models.CharField(
+        max_length=500, blank=True, help_text="Shown to the provider with the next heartbeat."
+    )
     # The process that holds the agent's connection, for nodes that pull.
     gateway = models.ForeignKey(Gateway, models.SET_NULL, null=True, blank=True, related_name="nodes")
-    link_id = models.UUIDField(null=True, blank=True, help_text="Which of the agent's connections is the present one.")
+    link_id = models.UUIDField(
+        null=True, blank=True, help_text="Which of the agent's connections is the present one."
+    )
     # What `liveness` last found, for people; placement computes it anew.
     state = models.CharField(max_length=12, choices=NodeState, default=NodeState.PENDING, db_index=True)
     state_reason = models.CharField(max_length=500, blank=True)
@@ -140,7 +148,9 @@ class Offer(models.Model):
     description = models.CharField(max_length=500, blank=True)
     kinds = models.JSONField(default=list, help_text='Any of "chat", "completion", "embedding".')
     context_length = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens.")
-    concurrency = models.PositiveIntegerField(default=1, help_text="Requests that the node answers at the same time.")
+    concurrency = models.PositiveIntegerField(
+        default=1, help_text="Requests that the node answers at the same time."
+    )
     min_vram_mib = models.PositiveIntegerField(null=True, blank=True)
     active = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -81,6 +81,9 @@ class Inference(models.Model):
     response_sha256 = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True, blank=True)
+    deleted_at = models.DateTimeField(
+        null=True, blank=True, help_text="Its owner deleted it: the texts are gone, what was metered stays."
+    )
 
     class Meta:
         ordering = ["-id"]

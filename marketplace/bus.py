@@ -4,14 +4,21 @@ A message may be lost (a restart of Valkey, a process that is not there); nothin
 What is true stands in rows.
 """
 
+import asyncio
 import logging
+from collections.abc import Callable
 
 import redis
+import redis.asyncio
 from django.conf import settings
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "marketplace:"
+# So much may wait for a Valkey that is away or slow; then the oldest is dropped, as it would be if it were sent.
+MAX_WAITING = 64 * 1024 * 1024
+
+Handler = Callable[[bytes], None]
 
 _pool: redis.Redis | None = None
 
@@ -25,3 +32,81 @@ def announce(topic: str, payload: str) -> None:
         _pool.publish(PREFIX + topic, payload)
     except redis.RedisError as error:
         logger.warning("Could not announce %s %s: %s", topic, payload, error)
+
+
+class Bus:
+    """One process's end: subscriptions, and sends that leave together once per turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._redis = redis.asyncio.Redis.from_url(settings.CACHE_URL, socket_connect_timeout=2)
+        self._handlers: dict[str, Handler] = {}
+        self._on_lost: list[Callable[[], None]] = []
+        self._waiting: dict[str, list[bytes]] = {}
+        self._size = 0
+        self._something = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """Call `handler` with each message. Before `start` only."""
+        self._handlers[PREFIX + topic] = handler
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever messages may have been lost."""
+        self._on_lost.append(callback)
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._send())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._redis.aclose()
+
+    def publish(self, topic: str, message: bytes) -> None:
+        """Send soon. Messages to one topic keep their order; those of one turn arrive joined together."""
+        self._size += len(message)
+        if self._size > MAX_WAITING:
+            self._lose("too much is waiting to be sent")
+            return
+        self._waiting.setdefault(PREFIX + topic, []).append(message)
+        self._something.set()
+
+    async def _send(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            batch, self._waiting, self._size = self._waiting, {}, 0
+            try:
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for topic, messages in batch.items():
+                        pipeline.publish(topic, b"".join(messages))
+                    await pipeline.execute()
+            except (redis.RedisError, OSError) as error:
+                self._lose(str(error))
+                await asyncio.sleep(0.2)
+
+    async def _listen(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await pubsub.subscribe(*self._handlers)
+                    pause = 0.1
+                    async for message in pubsub.listen():
+                        self._handle(message["channel"].decode(), message["data"])
+            except (redis.RedisError, OSError) as error:
+                self._lose(str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+    def _handle(self, topic: str, data: bytes) -> None:
+        handler = self._handlers.get(topic)
+        if handler is not None:
+            handler(data)
+
+    def _lose(self, why: str) -> None:
+        logger.warning("Messages between processes may have been lost: %s", why)
+        self._waiting, self._size = {}, 0
+        for callback in self._on_lost:
+            callback()

@@ -39,7 +39,8 @@ Fields = Mapping[str, Any] | Sequence[Any]
 class MarketplaceError(Exception):
     """Something that the caller should be told: a machine code, a sentence, and how to go on.
 
-    `fields` holds messages per request field (nested like the request), `details` whatever else a program could
+    `fields` holds messages per request field (nested like the request), `param` names the one
+    field that a sentence is about, `details` is whatever else a program could
     use, `retry_after` seconds after which the same request may succeed.
     """
 
@@ -53,12 +54,14 @@ class MarketplaceError(Exception):
         *,
         code: str | None = None,
         fields: Fields | None = None,
+        param: str | None = None,
         details: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
     ) -> None:
         self.message = message or self.message
         self.code = code or self.code
         self.fields = fields
+        self.param = param
         self.details = details
         self.retry_after = retry_after
         super().__init__(self.message)
@@ -170,7 +173,7 @@ def headers(error: MarketplaceError) -> dict[str, str]:
 
 def _openai(error: MarketplaceError) -> dict[str, Any]:
     kind = "server_error" if error.status >= 500 else _OPENAI_TYPES.get(error.status, "invalid_request_error")
-    param = next(iter(error.fields), None) if isinstance(error.fields, Mapping) else None
+    param = error.param or (next(iter(error.fields), None) if isinstance(error.fields, Mapping) else None)
     body = {"message": _with_fields(error), "type": kind, "param": param, "code": error.code}
     if error.details:
         body["details"] = dict(error.details)

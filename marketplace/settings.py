@@ -149,11 +149,17 @@ AXES_COOLOFF_TIME = _seconds("LOGIN_COOLOFF_HOURS", 0.25)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_ENABLE_ACCESS_FAILURE_LOG = False
+AXES_DISABLE_ACCESS_LOG = True
+# Trying again while locked out does not prolong it, so that Retry-After says the truth.
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_CLIENT_IP_CALLABLE = "clients.origin.network_of"
+AXES_ENABLE_ADMIN = False  # clients.admin shows the same in the admin's own look
+AXES_VERBOSE = False
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["clients.authentication.CredentialAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["marketplace.parsing.JSONParser"],
     "DEFAULT_THROTTLE_CLASSES": ["clients.throttling.ScopedThrottle"],
     "DEFAULT_THROTTLE_RATES": {
         scope: env.str(f"THROTTLE_{scope.upper()}", rate, validate=validate.Regexp(r"^\d+/(s|sec|m|min|h|hour|d|day)$"))

@@ -1,0 +1,122 @@
+"""What a run needs of the marketplace's database: an account, many nodes, a count of what was recorded.
+
+A program of its own, so that the measuring process stays free of Django; `stand.Marketplace.rows` runs it and
+reads the JSON that it prints.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import orjson
+from django.db import transaction
+from django.db.models import Count, Max, Sum
+from django.utils import timezone
+
+from benchmarks.stand import COMMON_MODEL, HARDWARE
+from clients import credentials, keys
+from clients.models import Client, ProviderStatus
+from gpus.models import Delivery, Heartbeat, Node, NodeState, Offer
+from inference.models import Inference
+from marketplace import bus
+
+ACCOUNT = "benchmark"
+# Each of the many nodes holds the common model, and one of these.
+OTHER_MODELS = 50
+
+
+@transaction.atomic
+def account() -> dict[str, Any]:
+    """An approved provider without nodes and with a fresh key; the newest record there is before the run."""
+    client, _ = Client.objects.update_or_create(
+        username=ACCOUNT,
+        defaults={"email": "benchmark@localhost.example", "provider_status": ProviderStatus.APPROVED},
+    )
+    client.nodes.all().delete()
+    client.api_keys.all().delete()
+    return {"key": keys.create(client, name="benchmark").key} | newest()
+
+
+def newest() -> dict[str, Any]:
+    """The id of the newest record."""
+    return {"newest": Inference.objects.aggregate(newest=Max("id"))["newest"] or 0}
+
+
+@transaction.atomic
+def nodes(count: int, push_url: str) -> dict[str, Any]:
+    """Register `count` nodes that answer at `push_url`, as `gpus.nodes.register` would, in bulk."""
+    owner, now = Client.objects.get(username=ACCOUNT), timezone.now()
+    tokens = [credentials.new_secret("") for _ in range(count)]
+    made = Node.objects.bulk_create(
+        (
+            Node(
+                **HARDWARE,
+                owner=owner,
+                machine_id=f"many-{number}",
+                name=f"many-{number}",
+                token_prefix=token[:12],
+                token_digest=credentials.digest(token),
+                delivery=Delivery.PUSH,
+                push_url=push_url,
+                agent_version="0.1.0",
+                state=NodeState.ONLINE,
+                state_since=now,
+            )
+            for number, token in enumerate(tokens)
+        ),
+        batch_size=1000,
+    )
+    Heartbeat.objects.bulk_create((Heartbeat(node=node, at=now) for node in made), batch_size=1000)
+    Offer.objects.bulk_create(
+        (
+            Offer(node=node, model=model, kinds=["chat"], concurrency=4)
+            for number, node in enumerate(made)
+            for model in (COMMON_MODEL, f"{COMMON_MODEL}-{number % OTHER_MODELS}")
+        ),
+        batch_size=1000,
+    )
+    transaction.on_commit(lambda: bus.announce("nodes", str(made[-1].pk)))
+    return {"tokens": tokens}
+
+
+def recorded(after: int) -> dict[str, Any]:
+    """The records made after this id: how many per model and status, and their completion tokens."""
+    rows = Inference.objects.filter(id__gt=after, client__username=ACCOUNT).order_by()
+    counted = rows.values("desired_model", "status").annotate(
+        rows=Count("id"), tokens=Sum("completion_tokens")
+    )
+    return {"records": list(counted)}
+
+
+def heard(seconds: float) -> dict[str, Any]:
+    """How many of the account's nodes have a heartbeat that is at most `seconds` old."""
+    since = timezone.now() - timedelta(seconds=seconds)
+    return {"nodes": Heartbeat.objects.filter(node__owner__username=ACCOUNT, at__gt=since).count()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("account")
+    verbs.add_parser("newest")
+    many = verbs.add_parser("nodes")
+    many.add_argument("count", type=int)
+    many.add_argument("push_url")
+    verbs.add_parser("recorded").add_argument("after", type=int)
+    verbs.add_parser("heard").add_argument("seconds", type=float)
+    options = vars(parser.parse_args())
+    verbs_by_name: dict[str, Callable[..., dict[str, Any]]] = {
+        "account": account,
+        "newest": newest,
+        "nodes": nodes,
+        "recorded": recorded,
+        "heard": heard,
+    }
+    verb = verbs_by_name[options.pop("verb")]
+    sys.stdout.buffer.write(orjson.dumps(verb(**options)))
+
+
+if __name__ == "__main__":
+    main()

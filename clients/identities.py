@@ -1,0 +1,123 @@
+"""Whose credential it is, remembered for a few seconds: the hot path asks thousands of times a second.
+
+What is cut off is announced (topic `credentials`) and forgotten at once; if the announcement is lost, it is forgotten
+after CREDENTIAL_CACHE_S.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import redis.asyncio
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import close_old_connections
+
+from clients import credentials
+from clients.credentials import MissingCredential, Principal
+from marketplace.bus import Bus
+from marketplace.errors import MarketplaceError, TooManyRequests, Unauthenticated, Unavailable
+
+logger = logging.getLogger(__name__)
+
+MAX_REMEMBERED = 20_000
+# Looking up a wrong credential costs a query each time; a burst of them must not take the threads of everybody.
+THREADS = 4
+
+
+class CannotIdentify(Unavailable):
+    code, message = "database_unavailable", "We cannot check credentials at the moment. Try again."
+
+
+class Identities:
+    """The principals that one process knows at present."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._known: dict[str, tuple[float, Principal | Unauthenticated]] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="identities")
+        self._redis = redis.asyncio.Redis.from_url(
+            settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1
+        )
+        bus.subscribe("credentials", self._forget)
+
+    async def of(self, authorization: str | None, ip: str | None) -> Principal:
+        """The caller that a header names. Raises Unauthenticated and what `credentials.identify` raises."""
+        if not authorization:
+            raise MissingCredential()
+        known = self._known.get(authorization)
+        if known is not None and known[0] > time.monotonic():
+            found = known[1]
+        else:
+            found = await self._look_up(authorization, ip)
+        if isinstance(found, Unauthenticated):
+            raise found
+        if found.expires_at is not None and found.expires_at <= datetime.now(UTC):
+            raise credentials.ExpiredCredential()
+        if found.requests_per_minute is not None:
+            await self._count(found, found.requests_per_minute)
+        return found
+
+    async def _look_up(self, authorization: str, ip: str | None) -> Principal | Unauthenticated:
+        loop = asyncio.get_running_loop()
+        found: Principal | Unauthenticated
+        try:
+            found = await loop.run_in_executor(self._threads, _identify, authorization, ip)
+        except Unauthenticated as wrong:
+            found = wrong
+        except DatabaseError:
+            raise CannotIdentify(retry_after=2) from None
+        if len(self._known) >= MAX_REMEMBERED:
+            self._known.clear()
+        # A wrong password may be right a moment later, and each try must count.
+        if not authorization[:6].lower().startswith("basic") or isinstance(found, Principal):
+            self._known[authorization] = (time.monotonic() + settings.CREDENTIAL_CACHE_S, found)
+        return found
+
+    def _forget(self, message: bytes) -> None:
+        """Drop what is known of "key:ID", "token:ID", "client:ID"."""
+        kind, _, number = message.decode().partition(":")
+        names = {"key": "api_key_id", "token": "token_id", "client": "client_id"}
+        if kind in names and number.isdigit():
+            stale = [
+                header
+                for header, (_, found) in self._known.items()
+                if isinstance(found, MarketplaceError) or getattr(found, names[kind]) == int(number)
+            ]
+            for header in stale:
+                del self._known[header]
+
+    async def _count(self, principal: Principal, limit: int) -> None:
+        """One more request of a key that may send only so many per minute. Raises TooManyRequests."""
+        now = time.time()
+        window = int(now // 60)
+        name = f"rate:key:{principal.api_key_id}:{window}"
+        try:
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.incr(name)
+                pipeline.expire(name, 120)
+                count = (await pipeline.execute())[0]
+        except (redis.RedisError, OSError) as error:
+            logger.warning("Could not count requests of key %s: %s", principal.api_key_id, error)
+            return
+        if count > limit:
+            wait = 60 - now % 60
+            raise TooManyRequests(
+                f"This API key may send {limit} requests per minute. Try again in {wait:.0f} seconds.",
+                code="rate_limit_exceeded",
+                retry_after=wait,
+                details={"limit": limit, "window_s": 60},
+            )
+
+    async def stop(self) -> None:
+        self._threads.shutdown(wait=False)
+        await self._redis.aclose()
+
+
+def _identify(authorization: str, ip: str | None) -> Principal:
+    close_old_connections()
+    try:
+        return credentials.identify(authorization, now=datetime.now(UTC), ip=ip)
+    finally:
+        close_old_connections()

@@ -1,0 +1,22 @@
+"""What Celery does for the accounts."""
+
+from smtplib import SMTPException
+from typing import Any
+
+from celery import shared_task
+from django.utils import timezone
+
+from clients import devices, passwords
+
+
+@shared_task
+def sweep_tokens() -> int:
+    """Delete tokens that have expired."""
+    return devices.sweep(now=timezone.now())
+
+
+@shared_task(
+    bind=True, autoretry_for=(OSError, SMTPException), retry_backoff=10, retry_jitter=True, max_retries=5
+)
+def send_password_reset(self: Any, email: str) -> None:
+    passwords.send_reset(email=email)

@@ -1,0 +1,25 @@
+"""Paths of the accounts."""
+
+from django.urls import path
+
+from clients.api import accounts, keys, passwords, profiles, provider, tokens
+from marketplace.paths import with_either_end
+
+urlpatterns = with_either_end(
+    [
+        path("client/register/", accounts.Register.as_view()),
+        path("client/login/", accounts.Login.as_view()),
+        path("client/logout/", accounts.Logout.as_view()),
+        path("client/google-auth/", accounts.GoogleAuth.as_view()),
+        path("client/password-reset/", passwords.PasswordReset.as_view()),
+        path("client/reset-password/<str:uidb64>/<str:token>/", passwords.NewPassword.as_view()),
+        path("client/list/", profiles.ProfileList.as_view()),
+        path("client/list/<id:id>/", profiles.Profile.as_view()),
+        path("client/provider/", provider.Provider.as_view()),
+        path("client/api-keys/", keys.Keys.as_view()),
+        path("client/api-keys/<id:id>/", keys.Key.as_view()),
+        path("client/tokens/", tokens.Devices.as_view()),
+        path("client/tokens/<id:id>/", tokens.Device.as_view()),
+        path("auth/token", keys.AuthToken.as_view()),
+    ]
+)

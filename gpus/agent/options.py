@@ -1,0 +1,219 @@
+"""What the provider says on the command line; each option can come from the environment as well."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yarl import URL
+
+from gpus.protocol import VERSION
+
+PREFIX = "AGENT_"
+KINDS = ("chat", "completion", "embedding")
+
+
+class WrongOption(Exception):
+    """Something on the command line or in the environment cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    marketplace: str
+    state_dir: Path
+    models_dir: Path
+    token: str = ""
+    email: str = ""
+    password: str = field(default="", repr=False)
+    name: str = ""
+    upstream: str = ""
+    upstream_key: str = field(default="", repr=False)
+    models: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+    push_url: str = ""
+    push_host: str = ""
+    push_port: int = 0
+    region: str = ""
+    concurrency: int | None = None
+    device: str = ""
+    drain_timeout_s: float = 300.0
+    stay_when_drained: bool = False
+    leave: bool = False
+    log_level: str = "INFO"
+
+    @property
+    def delivery(self) -> str:
+        return "push" if self.push_url else "pull"
+
+    @property
+    def has_account(self) -> bool:
+        return bool(self.token or (self.email and self.password))
+
+
+def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Options:
+    """Options from the command line, else the environment. Raises WrongOption with a line for people."""
+    given = _parser(environ).parse_args(arguments)
+    _check(given)
+    home = environ.get("MARKETPLACE_HOME")
+    state_dir = Path(given.state_dir or (f"{home}/agent" if home else "~/.local/share/gpu-marketplace-agent"))
+    state_dir = state_dir.expanduser()
+    host, port = _listen(given.push_listen, given.push_url)
+    return Options(
+        marketplace=given.marketplace.rstrip("/"),
+        state_dir=state_dir,
+        models_dir=Path(home) / "models" if home else state_dir / "models",
+        token=given.token,
+        email=given.email,
+        password=given.password,
+        name=given.name,
+        upstream=given.upstream,
+        upstream_key=given.upstream_key,
+        models=tuple(given.model or _split(environ.get(f"{PREFIX}MODEL", ""))),
+        kinds=_kinds(given.kinds),
+        tokenizer=_existing(given.tokenizer),
+        push_url=given.push_url.rstrip("/"),
+        push_host=host,
+        push_port=port,
+        region=given.region,
+        concurrency=_number("--concurrency", given.concurrency),
+        device=given.device,
+        drain_timeout_s=_seconds("--drain-timeout", given.drain_timeout),
+        stay_when_drained=given.when_drained == "stay",
+        leave=given.leave,
+        log_level=given.log_level.upper(),
+    )
+
+
+_TEXTS = {
+    "marketplace": ("URL", "http://localhost:8000", "the marketplace to join"),
+    "token": ("TOKEN", "", "your account's token or API key, for the first start (rather by AGENT_TOKEN)"),
+    "email": ("EMAIL", "", "instead of a token: your account's e-mail address"),
+    "password": ("PASSWORD", "", "… and password (rather by AGENT_PASSWORD)"),
+    "name": ("NAME", "", "what the node is called"),
+    "upstream": ("URL", "", "an OpenAI-compatible server that answers: vLLM, Ollama, llama.cpp, TGI, …"),
+    "upstream-key": ("KEY", "", "the API key of that server"),
+    "kinds": ("LIST", "", f"what the models are for, of {', '.join(KINDS)}; guessed by default"),
+    "tokenizer": ("PATH", "", "a tokenizer.json to count tokens with, where the server does not report them"),
+    "push-url": ("URL", "", "let the marketplace call this URL, instead of connecting to it"),
+    "push-listen": ("HOST:PORT", "", "… and listen here for it (default 0.0.0.0 and the URL's port)"),
+    "region": ("REGION", "", "where the machine is, for consumers who care"),
+    "concurrency": ("N", "", "requests answered at once, per model"),
+    "state-dir": ("DIR", "", "what the agent remembers (default ~/.local/share/gpu-marketplace-agent)"),
+    "device": (
+        "DEVICE",
+        "",
+        "where the local engine computes: cpu, cuda, cuda:1, mps; the best one by default",
+    ),
+    "drain-timeout": ("SECONDS", "300", "how long running requests may take to finish on SIGTERM"),
+    "log-level": ("LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR"),
+}
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gpus.agent",
+        description="Offer this machine's models to a GPU marketplace.",
+        epilog=f"Each option can be given in the environment: --push-url is {PREFIX}PUSH_URL. "
+        "Without --upstream and --model it serves two small models of its own.",
+        allow_abbrev=False,
+    )
+    for name, (metavar, default, text) in _TEXTS.items():
+        found = environ.get(PREFIX + name.upper().replace("-", "_")) or default
+        parser.add_argument(f"--{name}", metavar=metavar, default=found, help=text)
+    parser.add_argument(
+        "--model",
+        metavar="[NAME=]MODEL",
+        action="append",
+        help="a folder or a Hugging Face name to serve here, or with --upstream one of its models; "
+        f"repeatable; in {PREFIX}MODEL separated by commas",
+    )
+    parser.add_argument(
+        "--when-drained",
+        choices=("exit", "stay"),
+        default=environ.get(f"{PREFIX}WHEN_DRAINED") or "exit",
+        help="when an operator drains the node: finish and exit, or stay and wait to be resumed",
+    )
+    parser.add_argument("--leave", action="store_true", help="remove the node from the marketplace, and exit")
+    parser.add_argument("--version", action="version", version=VERSION)
+    return parser
+
+
+def _check(given: argparse.Namespace) -> None:
+    for name in ("marketplace", "upstream", "push_url"):
+        _check_url(f"--{name.replace('_', '-')}", getattr(given, name))
+    if bool(given.email) != bool(given.password):
+        raise WrongOption("--email and --password belong together.")
+    if given.push_listen and not given.push_url:
+        raise WrongOption(
+            "--push-listen needs --push-url, the URL at which the marketplace reaches this machine."
+        )
+    if given.upstream_key and not given.upstream:
+        raise WrongOption("--upstream-key needs --upstream.")
+    if given.when_drained not in ("exit", "stay"):
+        raise WrongOption(f"{PREFIX}WHEN_DRAINED is exit or stay.")
+    if given.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise WrongOption("--log-level is one of DEBUG, INFO, WARNING, ERROR.")
+
+
+def _check_url(option: str, text: str) -> None:
+    if not text:
+        return
+    try:
+        url = URL(text)
+    except ValueError as error:
+        raise WrongOption(f"{option} {text}: {error}.") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise WrongOption(f"{option} {text}: expected a URL like http://host:8000.")
+
+
+def _listen(text: str, push_url: str) -> tuple[str, int]:
+    if not push_url:
+        return "", 0
+    if not text:
+        return "0.0.0.0", URL(push_url).port or 80  # noqa: S104 - the marketplace calls from outside
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise WrongOption(f"--push-listen {text}: expected HOST:PORT.")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - likewise
+
+
+def _split(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(_split(text)))
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        raise WrongOption(f"--kinds {', '.join(wrong)}: choose of {', '.join(KINDS)}.")
+    return kinds
+
+
+def _existing(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise WrongOption(f"--tokenizer {text}: there is no such file.")
+    return path
+
+
+def _number(option: str, text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or not int(text):
+        raise WrongOption(f"{option} {text}: expected a whole number, 1 or more.")
+    return int(text)
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < float("inf"):
+        raise WrongOption(f"{option} {text}: expected seconds.")
+    return seconds

@@ -1,0 +1,167 @@
+"""One job, two ways to a node: push (we call its URL) and pull (over the agent's connection). Both give an exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from gpus import push_urls
+from gpus.directory import LiveNode
+from gpus.links import Links, NodeLost, NodeRefused
+from gpus.models import Delivery
+
+CONNECT_WITHIN_S = 5.0
+# Statuses by which a model server says that it is full or on its way down; another node may do better.
+BUSY = frozenset((429, 503))
+
+
+class Exchange(Protocol):
+    """One request at a node: first `head`, then `chunks`; `cancel` stops the node's work at any time."""
+
+    usage: dict[str, Any] | None
+    usage_source: str
+
+    async def head(self) -> tuple[int, str]: ...
+    def chunks(self) -> AsyncIterator[bytes]: ...
+    async def cancel(self) -> None: ...
+
+
+class _PinnedResolver(AbstractResolver):
+    """Names resolve to addresses that we may call, and the connection goes to just these."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        try:
+            addresses = await asyncio.to_thread(push_urls.resolve, host, port)
+        except push_urls.PushUrlRefused as refused:
+            raise OSError(refused.message) from None
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class PushExchange:
+    """A request to a node's own URL."""
+
+    def __init__(self, session: aiohttp.ClientSession, node: LiveNode, path: str, request_id: str, body: bytes) -> None:
+        self.usage: dict[str, Any] | None = None
+        self.usage_source = ""
+        self._session = session
+        self._url = _base(node) + path
+        self._body = body
+        self._headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {node.push_secret}",
+            "X-Request-Id": request_id,
+        }
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def head(self) -> tuple[int, str]:
+        """Status and content type. Raises NodeLost, NodeRefused."""
+        _check_literal(self._url)
+        try:
+            self._response = await self._session.post(
+                self._url, data=self._body, headers=self._headers, allow_redirects=False
+            )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise NodeLost(f"We could not call the node: {error or type(error).__name__}") from None
+        status = self._response.status
+        if status in BUSY:
+            self._response.close()
+            raise NodeRefused("busy", "The node is full.")
+        if 300 <= status < 400:
+            self._response.close()
+            raise NodeLost("The node answered with a redirection, which is not followed.")
+        return status, self._response.headers.get("Content-Type", "application/json")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises NodeLost when it breaks off."""
+        assert self._response is not None
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise NodeLost(f"The node's answer broke off: {error or type(error).__name__}") from None
+
+    async def cancel(self) -> None:
+        """Close the connection, which is how model servers learn that nobody waits any more."""
+        if self._response is not None:
+            self._response.close()
+
+
+def _base(node: LiveNode) -> str:
+    """People give a server's address with or without OpenAI's /v1; both mean the same."""
+    return node.push_url.removesuffix("/v1")
+
+
+def _check_literal(url: str) -> None:
+    """An address in the URL itself is never resolved, so it is checked here, at each call."""
+    host = urlsplit(url).hostname or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if not push_urls.is_allowed(host):
+        raise NodeLost(f"This marketplace does not call {host}.")
+
+
+class Deliveries:
+    """Opens exchanges with nodes, whichever way they take work."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._session: aiohttp.ClientSession | None = None
+
+    def start(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, resolver=_PinnedResolver(), ttl_dns_cache=10, keepalive_timeout=30),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN_S),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    async def stop(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def open(self, node: LiveNode, *, path: str, deadline_s: float, request_id: str, body: bytes) -> Exchange:
+        """Start a request at a node. Raises NodeLost."""
+        if node.delivery == Delivery.PUSH:
+            assert self._session is not None
+            return PushExchange(self._session, node, path, request_id, body)
+        return self._links.open(node, path=path, deadline_s=deadline_s, request_id=request_id, body=body)
+
+    async def probe(self, node: LiveNode) -> str | None:
+        """Why a node that takes pushes cannot be called; None when it answers at all."""
+        assert self._session is not None
+        url = _base(node) + "/v1/models"
+        try:
+            _check_literal(url)
+            timeout = aiohttp.ClientTimeout(total=CONNECT_WITHIN_S)
+            headers = {"Authorization": f"Bearer {node.push_secret}"}
+            async with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
+                return None if response.status < 500 else f"It answers with status {response.status}."
+        except NodeLost as lost:
+            return str(lost)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return f"We could not call the node: {error or type(error).__name__}"

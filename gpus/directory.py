@@ -1,0 +1,338 @@
+"""The live nodes, in the memory of one process: read once, then kept up with what changes.
+
+Rows are the truth. A changed node is read again when somebody announces it, and at the latest by the next poll; what
+polls could miss (a deleted node, an owner's account) is found by reading everything again every half minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import close_old_connections
+from django.db.models import Q, QuerySet
+
+from gpus import nodes, placement, states
+from gpus.liveness import Liveness, NodeFacts, assess
+from gpus.models import Delivery, Gateway, Heartbeat, Node, Offer
+from gpus.placement import LiveOffer, Pool
+from marketplace.bus import Bus
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0
+LOAD_S = 0.2
+EVERYTHING_S = 30.0
+# A row is visible only after its transaction: look back this far, so that none slips through between two polls.
+OVERLAP = timedelta(seconds=2)
+
+
+Row = dict[str, Any]
+# What is read of a node as it stands; the rest becomes its facts.
+_PLAIN = (
+    "name", "token_digest", "delivery", "push_url", "region", "trusted", "gateway_id", "link_id", "message", "engine",
+)  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class LiveNode:
+    """What this process knows of a node."""
+
+    id: int
+    owner_id: int
+    facts: NodeFacts
+    name: str = ""
+    token_digest: str = ""
+    delivery: str = Delivery.PULL
+    push_url: str = ""
+    push_secret: str = ""
+    region: str = ""
+    trusted: bool = False
+    gateway_id: UUID | None = None
+    link_id: UUID | None = None
+    message: str = ""
+    engine: str = ""
+    liveness: Liveness = field(default=Liveness("pending", "It has just become known."))
+    offers: dict[str, LiveOffer] = field(default_factory=dict)
+
+    @property
+    def takes_work(self) -> bool:
+        return self.liveness.takes_work
+
+    @property
+    def state(self) -> str:
+        return self.liveness.state
+
+    @property
+    def fix(self) -> str:
+        return self.liveness.fix
+
+
+class Directory:
+    """Nodes by id and by token, pools by model. All methods but `start` and `stop` belong to the event loop."""
+
+    def __init__(self, gateway_id: UUID) -> None:
+        self.gateway_id = gateway_id
+        self.nodes: dict[int, LiveNode] = {}
+        self.by_digest: dict[str, LiveNode] = {}
+        self.pools: dict[str, Pool] = {}
+        self.gateways: set[UUID] = set()
+        self._listeners: list[Callable[[LiveNode], None]] = []
+        self._announced: set[int] = set()
+        self._ring = asyncio.Event()
+        self._elsewhere: dict[str, tuple[float, dict[str, int]]] = {}
+        self._said: dict[str, int] = {}
+        self._cursor = datetime.now(UTC)
+        self._tasks: list[asyncio.Task[None]] = []
+        # One thread, so that Django keeps one connection for all of the polls.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="directory")
+
+    # --- Life ---------------------------------------------------------------------------------------------
+
+    async def start(self, bus: Bus) -> None:
+        """Read everything, then follow changes. Waits for a database that is not there yet."""
+        bus.subscribe("nodes", self._heard_of)
+        bus.subscribe("load", self._heard_load)
+        while not await self._poll(everything=True):
+            await asyncio.sleep(POLL_S)
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._tell_load(bus))]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._thread.shutdown(wait=False)
+
+    def on_change(self, listener: Callable[[LiveNode], None]) -> None:
+        """Call `listener` with each node whose state, link or gateway is no longer what it was."""
+        self._listeners.append(listener)
+
+    # --- Following ----------------------------------------------------------------------------------------
+
+    def _heard_of(self, message: bytes) -> None:
+        # Several announcements of one turn arrive joined only from Bus.publish; these come one by one.
+        if message.isdigit():
+            self._announced.add(int(message))
+            self._ring.set()
+
+    async def _follow(self) -> None:
+        last_everything = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._ring.wait()
+            except TimeoutError:
+                pass
+            self._ring.clear()
+            everything = time.monotonic() - last_everything > EVERYTHING_S
+            if await self._poll(everything=everything) and everything:
+                last_everything = time.monotonic()
+            self._reassess()
+
+    async def _poll(self, *, everything: bool) -> bool:
+        announced, self._announced = self._announced, set()
+        since, started = self._cursor - OVERLAP, datetime.now(UTC)
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._thread, _read, since, frozenset(announced), everything)
+        except DatabaseError as error:
+            logger.warning("Could not read the nodes: %s", str(error).strip().split("\n")[0])
+            self._announced |= announced
+            return False
+        self._cursor = started
+        self.gateways = found.gateways | {self.gateway_id}
+        for row in found.nodes:
+            self._apply(row)
+        for node_id in found.gone(announced, self.nodes if everything else ()):
+            self._forget(node_id)
+        for node_id, at in found.heartbeats:
+            self.beat(node_id, at)
+        return True
+
+    async def find(self, token_digest: str) -> LiveNode | None:
+        """The node that a token belongs to; a node that nobody has announced yet is looked up."""
+        node = self.by_digest.get(token_digest)
+        if node is None:
+            loop = asyncio.get_running_loop()
+            row = await loop.run_in_executor(self._thread, _read_one, token_digest)
+            if row is not None:
+                self._apply(row)
+                node = self.nodes[row["id"]]
+        return node
+
+    async def read_again(self, node_id: int) -> None:
+        """Read one node now, for whoever has just changed it."""
+        self._announced.add(node_id)
+        await self._poll(everything=False)
+
+    def beat(self, node_id: int, at: float) -> None:
+        """Note a sign of life, seconds since the epoch."""
+        node = self.nodes.get(node_id)
+        if node is not None and at > (node.facts.last_heartbeat_at or 0):
+            node.facts.last_heartbeat_at = at
+            if node.state == "silent":
+                self.reassess(node)
+
+    def _apply(self, row: Row) -> None:
+        facts = states.facts(row, now=datetime.now(UTC))
+        node = self.nodes.get(row["id"])
+        if node is None:
+            node = self.nodes[row["id"]] = LiveNode(id=row["id"], owner_id=row["owner_id"], facts=facts)
+        changed = node.link_id != row["link_id"]
+        facts.last_heartbeat_at = max(facts.last_heartbeat_at or 0, node.facts.last_heartbeat_at or 0) or None
+        node.facts = facts
+        if node.token_digest != row["token_digest"]:
+            self.by_digest.pop(node.token_digest, None)
+            self.by_digest[row["token_digest"]] = node
+        for name in _PLAIN:
+            setattr(node, name, row[name])
+        if node.delivery == Delivery.PUSH:
+            node.push_secret = nodes.push_secret(Node(pk=node.id, token_digest=node.token_digest))
+        self._apply_offers(node, row["offers"])
+        self.reassess(node, changed=changed)
+        for model, offer in node.offers.items():
+            self.pools[model].refresh(offer)
+
+    def _apply_offers(self, node: LiveNode, offers: list[Row]) -> None:
+        wanted = {offer["model"]: offer for offer in offers}
+        for model in node.offers.keys() - wanted.keys():
+            self._withdraw(node, model)
+        for model, offer in wanted.items():
+            pool = self.pools.setdefault(model, Pool(model))
+            live = node.offers.get(model)
+            if live is None:
+                live = node.offers[model] = pool.offers[node.id] = LiveOffer(node, model, frozenset(), 1)
+            live.kinds, live.concurrency = frozenset(offer["kinds"]), offer["concurrency"]
+
+    def _withdraw(self, node: LiveNode, model: str) -> None:
+        pool = self.pools[model]
+        live = node.offers.pop(model)
+        pool.offers.pop(node.id, None)
+        pool.refresh(live)
+        if not pool.offers and not pool.waiters:
+            del self.pools[model]
+
+    def _forget(self, node_id: int) -> None:
+        node = self.nodes.pop(node_id, None)
+        if node is None:
+            return
+        self.by_digest.pop(node.token_digest, None)
+        node.liveness = Liveness("suspended", "It is no longer registered.")
+        for model in list(node.offers):
+            self._withdraw(node, model)
+        self._tell(node)
+
+    # --- State --------------------------------------------------------------------------------------------
+
+    def reassess(self, node: LiveNode, *, changed: bool = False) -> None:
+        """Work out whether a node takes work now, and tell those who must act on it."""
+        facts = node.facts
+        facts.has_link = node.gateway_id in self.gateways and node.link_id is not None
+        before = node.liveness
+        node.liveness = assess(
+            facts,
+            now=time.time(),
+            silent_after_s=settings.HEARTBEAT_INTERVAL_S * settings.HEARTBEATS_MISSED,
+            minimum_agent_version=settings.MINIMUM_AGENT_VERSION,
+        )
+        if node.liveness.takes_work != before.takes_work:
+            for model, offer in node.offers.items():
+                self.pools[model].refresh(offer)
+        if changed or node.liveness.state != before.state:
+            self._tell(node)
+
+    def _reassess(self) -> None:
+        for node in self.nodes.values():
+            self.reassess(node)
+
+    def _tell(self, node: LiveNode) -> None:
+        for listener in self._listeners:
+            listener(node)
+
+    # --- What other processes have outstanding ------------------------------------------------------------
+
+    async def _tell_load(self, bus: Bus) -> None:
+        told_at = 0.0
+        while True:
+            await asyncio.sleep(LOAD_S)
+            if len(self.gateways) < 2:
+                continue
+            load = placement.summary(self.pools)
+            if load != self._said or (load and time.monotonic() - told_at > 1):
+                bus.publish("load", orjson.dumps({"gateway": self.gateway_id.hex, "load": load}) + b"\n")
+                self._said, told_at = load, time.monotonic()
+            self._forget_old_load()
+
+    def _heard_load(self, message: bytes) -> None:
+        for line in message.splitlines():
+            said: dict[str, Any] = orjson.loads(line)
+            if said["gateway"] != self.gateway_id.hex:
+                before = self._elsewhere.get(said["gateway"], (0.0, {}))[1]
+                self._elsewhere[said["gateway"]] = (time.monotonic(), said["load"])
+                self._recount(before.keys() | said["load"].keys())
+
+    def _forget_old_load(self) -> None:
+        for gateway, (at, load) in list(self._elsewhere.items()):
+            if time.monotonic() - at > 3:
+                del self._elsewhere[gateway]
+                self._recount(load.keys())
+
+    def _recount(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            node_id, _, model = key.partition("/")
+            pool = self.pools.get(model)
+            offer = pool.offers.get(int(node_id)) if pool else None
+            if pool and offer:
+                offer.elsewhere = sum(load.get(key, 0) for _, load in self._elsewhere.values())
+                pool.refresh(offer)
+
+
+@dataclass(slots=True)
+class _Found:
+    nodes: list[Row]
+    heartbeats: list[tuple[int, float]]
+    gateways: set[UUID]
+
+    def gone(self, announced: set[int], known: Iterable[int]) -> set[int]:
+        """Nodes that were looked for and are no longer there."""
+        return (announced | set(known)) - {row["id"] for row in self.nodes}
+
+
+def _read(since: datetime, announced: frozenset[int], everything: bool) -> _Found:
+    close_old_connections()
+    rows = Node.objects.all()
+    if not everything:
+        rows = rows.filter(Q(changed_at__gt=since) | Q(pk__in=announced))
+    beats = Heartbeat.objects.filter(at__gt=since).values_list("node_id", "at")
+    alive = Gateway.objects.filter(seen_at__gt=datetime.now(UTC) - Gateway.LOST_AFTER)
+    return _Found(
+        nodes=_with_offers(rows),
+        heartbeats=[(node_id, at.timestamp()) for node_id, at in beats],
+        gateways=set(alive.values_list("id", flat=True)),
+    )
+
+
+def _read_one(token_digest: str) -> Row | None:
+    close_old_connections()
+    return next(iter(_with_offers(Node.objects.filter(token_digest=token_digest))), None)
+
+
+def _with_offers(found: QuerySet[Node]) -> list[Row]:
+    rows: list[Row] = list(found.values("id", "owner_id", *_PLAIN, *states.FACT_FIELDS))
+    offers: dict[int, list[Row]] = {row["id"]: [] for row in rows}
+    wanted = Offer.objects.filter(active=True)
+    if len(rows) < 1000:
+        wanted = wanted.filter(node_id__in=offers)
+    for offer in wanted.values("node_id", "model", "kinds", "concurrency"):
+        offers.get(offer["node_id"], []).append(offer)
+    return [{**row, "offers": offers[row["id"]]} for row in rows]

@@ -1,0 +1,293 @@
+"""Which node gets a request: the live nodes that hold the model, fit the policy and have a free slot.
+
+Each process keeps one `Pool` per model. A pool's `ready` list holds the offers with a free slot, so that a choice looks
+at two of them, whatever the number of nodes (power of two choices, https://doi.org/10.1109/71.963420), and takes the one
+with the least outstanding work per slot, weighted by its measured speed. Where every node is full for a moment, requests
+wait in a bounded queue that serves consumers in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+
+from marketplace.errors import Unavailable
+
+if TYPE_CHECKING:
+    from gpus.directory import LiveNode
+
+
+class NoCapacity(Unavailable):
+    """Nodes hold this model, but none can take the request. The sentence counts them by reason."""
+
+    code, message = "no_capacity", "No node can take this request at the moment."
+
+
+class QueueFull(NoCapacity):
+    code, message = (
+        "queue_full",
+        "Every node that holds this model is busy, and too many requests wait already.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a consumer demands of a node. Empty means anything."""
+
+    kind: str = ""
+    region: str = ""
+    trusted_only: bool = False
+
+    def objection(self, offer: LiveOffer) -> str | None:
+        """Why an offer does not fit, as the end of a sentence; None if it does."""
+        node = offer.node
+        if self.kind and self.kind not in offer.kinds:
+            return f"not offering {self.kind}"
+        if self.region and node.region != self.region:
+            return f"not in region {self.region}"
+        if self.trusted_only and not node.trusted:
+            return "not trusted by the operator"
+        return None
+
+
+ANY = Policy()
+
+
+@dataclass(slots=True, eq=False)
+class LiveOffer:
+    """A model on a node, with the work that is outstanding there."""
+
+    node: LiveNode
+    model: str
+    kinds: frozenset[str]
+    concurrency: int
+    outstanding: int = 0
+    elsewhere: int = 0  # what other processes have outstanding there, as they last said
+    latency_s: float = 0.0  # moving average of this offer's answers; 0 = not measured
+    place: int = -1  # index in the pool's ready list
+
+    @property
+    def free(self) -> int:
+        return self.concurrency - self.outstanding - self.elsewhere
+
+    def load(self, usual_s: float) -> float:
+        """How long a further request would take here, in no unit but comparable within a pool."""
+        return (self.outstanding + self.elsewhere + 1) / self.concurrency * (self.latency_s or usual_s)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One request's place on a node, until `release`."""
+
+    pool: Pool
+    offer: LiveOffer
+    released: bool = False
+
+    @property
+    def node(self) -> LiveNode:
+        return self.offer.node
+
+    def release(self, *, took_s: float | None = None) -> None:
+        """Give the place to whoever waits. `took_s` is how long a complete answer took."""
+        if self.released:
+            return
+        self.released = True
+        self.pool.release(self.offer, took_s)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    policy: Policy
+    exclude: frozenset[int]
+    slot: asyncio.Future[Slot]
+
+    def fits(self, offer: LiveOffer) -> bool:
+        return offer.node.id not in self.exclude and self.policy.objection(offer) is None
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """The offers of one model in this process, and who waits for them."""
+
+    model: str
+    offers: dict[int, LiveOffer] = field(default_factory=dict)
+    ready: list[LiveOffer] = field(default_factory=list)
+    waiting: dict[int, deque[_Waiter]] = field(default_factory=dict)  # by consumer, served in turn
+    waiters: int = 0
+    usual_s: float = 1.0
+
+    def does(self, kind: str) -> bool:
+        """Whether any node offers this kind of answer."""
+        return any(kind in offer.kinds for offer in self.offers.values())
+
+    def refresh(self, offer: LiveOffer) -> None:
+        """Keep `ready` right after anything about an offer has changed, and serve who waits."""
+        wanted = offer.node.takes_work and offer.free > 0 and self.offers.get(offer.node.id) is offer
+        if wanted and self.waiters:
+            self._serve(offer)
+            wanted = offer.free > 0
+        if wanted and offer.place < 0:
+            offer.place = len(self.ready)
+            self.ready.append(offer)
+        elif not wanted and offer.place >= 0:
+            last = self.ready.pop()
+            if last is not offer:
+                self.ready[offer.place] = last
+                last.place = offer.place
+            offer.place = -1
+
+    def occupy(self, offer: LiveOffer) -> Slot:
+        offer.outstanding += 1
+        if offer.free <= 0:
+            self.refresh(offer)
+        return Slot(self, offer)
+
+    def release(self, offer: LiveOffer, took_s: float | None) -> None:
+        offer.outstanding -= 1
+        if took_s is not None:
+            offer.latency_s = took_s if not offer.latency_s else 0.9 * offer.latency_s + 0.1 * took_s
+            self.usual_s = 0.98 * self.usual_s + 0.02 * took_s
+        if offer.place < 0 or self.waiters:
+            self.refresh(offer)
+
+    def _serve(self, offer: LiveOffer) -> None:
+        """Give the offer's free slots to those who wait, one consumer after the other."""
+        while offer.free > 0 and (waiter := self._next(offer)) is not None:
+            offer.outstanding += 1
+            waiter.slot.set_result(Slot(self, offer))
+
+    def _next(self, offer: LiveOffer) -> _Waiter | None:
+        for consumer, queue in list(self.waiting.items()):
+            for waiter in queue:
+                if not waiter.slot.done() and waiter.fits(offer):
+                    self._remove(consumer, waiter)
+                    if consumer in self.waiting:  # to the end of the turn
+                        self.waiting[consumer] = self.waiting.pop(consumer)
+                    return waiter
+        return None
+
+    def _remove(self, consumer: int, waiter: _Waiter) -> None:
+        queue = self.waiting[consumer]
+        queue.remove(waiter)
+        self.waiters -= 1
+        if not queue:
+            del self.waiting[consumer]
+
+    async def wait(self, *, consumer: int, policy: Policy, exclude: frozenset[int], for_s: float) -> Slot:
+        """Queue for a slot. Raises QueueFull, NoCapacity when none came free in time."""
+        if self.waiters >= settings.QUEUE_LENGTH:
+            raise QueueFull(retry_after=1 + self.usual_s)
+        waiter = _Waiter(policy, exclude, asyncio.get_running_loop().create_future())
+        self.waiting.setdefault(consumer, deque()).append(waiter)
+        self.waiters += 1
+        try:
+            await asyncio.wait((waiter.slot,), timeout=for_s)
+        except asyncio.CancelledError:
+            self._leave(consumer, waiter)
+            raise
+        if waiter.slot.done():
+            return waiter.slot.result()
+        self._leave(consumer, waiter)
+        raise NoCapacity(
+            f"Every node that could serve {self.model} stayed busy for {for_s:.0f} seconds.",
+            code="queue_timeout",
+            retry_after=1 + self.usual_s,
+        )
+
+    def _leave(self, consumer: int, waiter: _Waiter) -> None:
+        """Leave the queue, or hand on a slot that came at the very moment of leaving."""
+        if waiter.slot.done():
+            waiter.slot.result().release()
+        else:
+            waiter.slot.cancel()
+            self._remove(consumer, waiter)
+
+
+def choose(pool: Pool, *, policy: Policy = ANY, exclude: frozenset[int] = frozenset()) -> Slot | None:
+    """A slot on the better of two nodes that are free and fit; None where all that fit are full.
+
+    Constant in the number of nodes, unless most of the free ones do not fit.
+    """
+    ready = pool.ready
+    if not ready:
+        return None
+    best = _sample(pool, policy, exclude) if len(ready) > 1 else None
+    if best is None:
+        best = next(_fitting(ready, policy, exclude), None)
+    return None if best is None else pool.occupy(best)
+
+
+def _sample(pool: Pool, policy: Policy, exclude: frozenset[int], tries: int = 8) -> LiveOffer | None:
+    ready, found = pool.ready, None
+    for _ in range(tries):
+        offer = ready[int(random.random() * len(ready))]  # noqa: S311 - spreads load, guards nothing
+        if offer is found or offer.node.id in exclude or policy.objection(offer) is not None:
+            continue
+        if found is not None:
+            return min(found, offer, key=lambda either: either.load(pool.usual_s))
+        found = offer
+    return found
+
+
+def _fitting(offers: list[LiveOffer], policy: Policy, exclude: frozenset[int]) -> Iterator[LiveOffer]:
+    return (
+        offer for offer in offers if offer.node.id not in exclude and policy.objection(offer) is None
+    )
+
+
+def explain(pool: Pool, *, policy: Policy, exclude: frozenset[int]) -> tuple[bool, NoCapacity]:
+    """Whether waiting can help, and the error to answer if it cannot: every node counted by its reason."""
+    reasons: dict[str, int] = {}
+    fixes: dict[str, str] = {}
+    may_wait = False
+    for offer in pool.offers.values():
+        objection = policy.objection(offer)
+        if offer.node.id in exclude:
+            reason = "failed on this request"
+        elif not offer.node.takes_work:
+            reason, fixes[offer.node.state] = offer.node.state, offer.node.fix
+        elif objection is not None:
+            reason = objection
+        else:
+            reason, may_wait = "full", True
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return may_wait, NoCapacity(_sentence(pool.model, reasons), details={"nodes": reasons}, retry_after=5)
+
+
+def _sentence(model: str, reasons: dict[str, int]) -> str:
+    total = sum(reasons.values())
+    if not total:
+        return f"No node holds {model} at the moment."
+    said = ", ".join(
+        f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in sorted(reasons.items())
+    )
+    return f"{total} node{'' if total == 1 else 's'} hold{'s' if total == 1 else ''} {model}: {said}."
+
+
+async def take(
+    pool: Pool, *, consumer: int, policy: Policy = ANY, exclude: frozenset[int] = frozenset(), for_s: float
+) -> Slot:
+    """A slot now, or after a wait of at most `for_s` seconds. Raises NoCapacity, QueueFull."""
+    slot = choose(pool, policy=policy, exclude=exclude)
+    if slot is not None:
+        return slot
+    may_wait, error = explain(pool, policy=policy, exclude=exclude)
+    if not may_wait or for_s <= 0:
+        raise error
+    return await pool.wait(consumer=consumer, policy=policy, exclude=exclude, for_s=for_s)
+
+
+def summary(pools: dict[str, Pool]) -> dict[str, Any]:
+    """What is outstanding per node and model in this process, for the other processes."""
+    return {
+        f"{offer.node.id}/{pool.model}": offer.outstanding
+        for pool in pools.values()
+        for offer in pool.offers.values()
+        if offer.outstanding
+    }

@@ -1,0 +1,23 @@
+"""Hardware records and nodes. Heartbeats and the agents' connection are the hot path's (marketplace.asgi)."""
+
+from django.urls import path
+
+from gpus.api.nodes import NodeViewSet
+from gpus.api.records import GpuViewSet
+from gpus.api.registration import DeregisterView, RegisterView
+
+urlpatterns = [
+    path("gpu/list/", GpuViewSet.as_view({"get": "list", "post": "create"})),
+    path(
+        "gpu/list/<id:pk>/",
+        GpuViewSet.as_view(
+            {"get": "retrieve", "put": "update", "patch": "partial_update", "delete": "destroy"}
+        ),
+    ),
+    path("llm_models/register/", RegisterView.as_view()),
+    path("llm_models/deregister/", DeregisterView.as_view()),
+    path("llm_models/nodes/", NodeViewSet.as_view({"get": "list"})),
+    path("llm_models/nodes/<id:pk>/", NodeViewSet.as_view({"get": "retrieve", "delete": "destroy"})),
+    path("llm_models/nodes/<id:pk>/drain/", NodeViewSet.as_view({"post": "drain"})),
+    path("llm_models/nodes/<id:pk>/resume/", NodeViewSet.as_view({"post": "resume"})),
+]

@@ -1,0 +1,199 @@
+"""The documents' own ways to ask a model: `POST /inference/`, `/inference/stream/`, `/ai/models/{id}/inference`.
+
+On the hot path like OpenAI's endpoints, and the same request to the node; only what goes in and comes out differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+from django.db import close_old_connections
+from rest_framework.exceptions import ValidationError
+
+from clients.credentials import Principal
+from inference import metering
+from inference.api.completions import EVENT_STREAM, Desk, deadline_of, model_name, policy_of, reply_headers
+from inference.api.inferences import InferenceRequestSerializer, InferenceSerializer
+from inference.models import Inference, Kind
+from inference.relay import Ask, Run
+from marketplace.errors import Forbidden, InvalidRequest, MarketplaceError
+from marketplace.http import Call
+
+
+class NotYourself(Forbidden):
+    code, message = "not_yourself", "`client` must be the account that asks."
+
+
+async def ask(call: Call, desk: Desk) -> None:
+    """`POST /inference/`: the answer, whole, as the stored record."""
+    run = await _question(call, desk, stream=False)
+    await _begun(call, desk, run)
+    if not call.started:
+        await desk.relay.complete(run)
+        row = await asyncio.to_thread(_stored, run.record.id)
+        await call.answer(201, orjson.dumps(row), reply_headers(desk, run))
+
+
+async def stream(call: Call, desk: Desk) -> None:
+    """`POST /inference/stream/`: the answer as it is made, as events {"token"}, at last {"done", "id", "answer_text"}."""
+    run = await _question(call, desk, stream=True)
+    await _begun(call, desk, run)
+    if call.started:
+        return
+    headers = {**reply_headers(desk, run), b"cache-control": b"no-cache", b"x-accel-buffering": b"no"}
+    await call.begin(201, EVENT_STREAM, headers)
+    try:
+        await desk.relay.pour(run, lambda block: _write_tokens(call, block))
+        await desk.relay.complete(run)
+    except MarketplaceError as error:
+        await call.end(_event({"error": error.message, "code": error.code, "id": run.record.id}))
+    else:
+        record = run.record
+        await call.end(_event({"done": True, "id": record.id, "answer_text": record.answer_text}))
+
+
+async def _question(call: Call, desk: Desk, *, stream: bool) -> Run:
+    principal = await desk.principal(call)
+    _, said = await call.json_object()
+    question = InferenceRequestSerializer(data=said)
+    try:
+        question.is_valid(raise_exception=True)
+    except ValidationError as error:
+        raise InvalidRequest(fields=error.detail) from None
+    data = question.validated_data
+    if data["client"] != principal.client_id:
+        raise NotYourself()
+    model, text = data["desired_model"], data["question_text"]
+    kind = desk.shelf.kind_for_text(model)
+    desk.shelf.check(model, kind, principal)
+    body = _text_request(kind, model, text)
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return await desk.relay.open(
+        Ask(
+            principal,
+            face=call.path,
+            kind=kind,
+            model=model,
+            body=orjson.dumps(body),
+            stream=stream,
+            policy=policy_of(call, kind),
+            deadline_s=deadline_of(call),
+            question_text=text,
+            keep_text=True,
+        )
+    )
+
+
+def _text_request(kind: Kind, model: str, text: str) -> dict[str, Any]:
+    match kind:
+        case Kind.CHAT:
+            return {"model": model, "messages": [{"role": "user", "content": text}]}
+        case Kind.COMPLETION:
+            return {"model": model, "prompt": text}
+    raise InvalidRequest(
+        f"{model!r} makes embeddings and answers no questions. Use POST /v1/embeddings.",
+        fields={"desired_model": [f"{model!r} makes embeddings and answers no questions. Use POST /v1/embeddings."]},
+    )
+
+
+async def _begun(call: Call, desk: Desk, run: Run) -> None:
+    """Let a request begin; on an error it has been answered, with what names the record."""
+    watching = call.watch(lambda: run.interrupt("consumer_left", "The consumer closed the connection."))
+    run.task.add_done_callback(lambda _: watching.cancel())
+    try:
+        await desk.relay.begin(run)
+    except MarketplaceError as error:
+        await call.fail(error, reply_headers(desk, run))
+
+
+async def _write_tokens(call: Call, block: bytes) -> None:
+    tokens = []
+    for event in block.split(b"\n\n"):
+        data = event.partition(b"data:")[2].strip()
+        text = metering.text_of(orjson.loads(data)) if data else ""
+        if text:
+            tokens.append(_event({"token": text}))
+    if tokens:
+        await call.write(b"".join(tokens))
+
+
+def _event(said: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(said) + b"\n\n"
+
+
+def _stored(inference_id: int) -> dict[str, Any]:
+    close_old_connections()
+    try:
+        row = Inference.objects.select_related("client", "node").get(pk=inference_id)
+        return dict(InferenceSerializer(row).data)
+    finally:
+        close_old_connections()
+
+
+async def infer(call: Call, desk: Desk, model: str) -> None:
+    """`POST /ai/models/{model_id}/inference`: an input to a model, and its output."""
+    started = time.monotonic()
+    principal = await desk.principal(call)
+    _, said = await call.json_object()
+    kind, body = _any_request(desk, model_name(model, "model_id"), said)
+    desk.shelf.check(model, kind, principal)
+    run = await desk.relay.open(_plain_ask(call, principal, kind, model, body))
+    await _begun(call, desk, run)
+    if call.started:
+        return
+    await desk.relay.complete(run)
+    record = run.record
+    reply = {
+        "inference_id": str(record.id),
+        "model_id": model,
+        "status": record.status,
+        "output": _output(kind, orjson.loads(run.body)),
+        "latency": round(time.monotonic() - started, 4),
+        "usage": {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens},
+    }
+    await call.answer(200, orjson.dumps(reply), reply_headers(desk, run))
+
+
+def _plain_ask(call: Call, principal: Principal, kind: Kind, model: str, body: dict[str, Any]) -> Ask:
+    return Ask(
+        principal,
+        face="/ai/models/inference",
+        kind=kind,
+        model=model,
+        body=orjson.dumps(body),
+        policy=policy_of(call, kind),
+        deadline_s=deadline_of(call),
+    )
+
+
+def _any_request(desk: Desk, model: str, said: dict[str, Any]) -> tuple[Kind, dict[str, Any]]:
+    """What kind of request an input is, and that request in OpenAI's words. Raises InvalidRequest."""
+    value, params = said.get("input", said.get("input_data")), said.get("params") or {}
+    if not isinstance(params, dict) or params.keys() & {"stream", "model", "n"}:
+        raise InvalidRequest("`params` must be an object like {\"temperature\", \"top_p\", \"max_tokens\"}.", param="params")
+    kind = desk.shelf.kind_for_text(model)
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        value = value["messages"]
+    messages = isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value)
+    texts = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
+    if messages:
+        return Kind.CHAT, {**params, "model": model, "messages": value}
+    if kind is Kind.EMBEDDING and (texts or (isinstance(value, str) and value)):
+        return kind, {**params, "model": model, "input": value}
+    if isinstance(value, str) and value:
+        return kind, {**params, **_text_request(kind, model, value)}
+    raise InvalidRequest(
+        "`input` must be a text, a list of chat messages, or, for a model that makes embeddings, a list of texts.",
+        param="input",
+    )
+
+
+def _output(kind: Kind, said: dict[str, Any]) -> Any:
+    if kind is not Kind.EMBEDDING:
+        return metering.text_of(said)
+    vectors = [each.get("embedding") for each in said.get("data", [])]
+    return vectors[0] if len(vectors) == 1 else vectors

@@ -1,0 +1,20 @@
+"""The catalogue and the records. Asking a model is the hot path's (marketplace.asgi)."""
+
+from django.urls import path
+
+from inference.api.inferences import InferenceViewSet
+from inference.api.models import AiModelsView, AllModelsView, ModelsView, ModelView
+
+urlpatterns = [
+    path("v1/models", ModelsView.as_view()),
+    path("v1/models/<path:model>", ModelView.as_view()),
+    path("ai/models", AiModelsView.as_view()),
+    path("llm_models/all-models/", AllModelsView.as_view()),
+    path("inference/", InferenceViewSet.as_view({"get": "list"})),
+    path(
+        "inference/<id:pk>/",
+        InferenceViewSet.as_view(
+            {"get": "retrieve", "put": "update", "patch": "partial_update", "delete": "destroy"}
+        ),
+    ),
+]

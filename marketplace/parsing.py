@@ -1,0 +1,34 @@
+"""JSON request bodies: strict, bounded, and wrong ones answered as the caller's mistake."""
+
+from collections.abc import Mapping
+from typing import IO, Any
+
+import orjson
+from django.conf import settings
+from rest_framework.parsers import BaseParser
+
+from marketplace.errors import InvalidRequest, PayloadTooLarge
+
+
+class JSONParser(BaseParser):
+    """UTF-8 JSON by orjson, which refuses what Python's parser lets pass or fails on: NaN, lone surrogates,
+    and nesting without end. Raises InvalidRequest, PayloadTooLarge.
+    """
+
+    media_type = "application/json"
+
+    def parse(
+        self,
+        stream: IO[bytes],
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
+    ) -> Any:
+        body = stream.read(settings.MAX_REQUEST_BYTES + 1)
+        if len(body) > settings.MAX_REQUEST_BYTES:
+            raise PayloadTooLarge(f"The request body is larger than {settings.MAX_REQUEST_BYTES} bytes.")
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(
+                f"The request body is not valid JSON: {error}.", code="invalid_json"
+            ) from None
