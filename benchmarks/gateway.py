@@ -2,7 +2,7 @@
 
     scripts/bench gateway [--quick] [--rounds 5] [--seconds 3] [--peers direct,push,pull,litellm]
 
-The peers take turns within each round, since a machine's speed drifts; every ratio is formed within one round,
+The peers take turns within each round, since a machine's speed drifts; ratios are formed within one round,
 and the median over the rounds is reported. README.md says how to read it.
 """
 

@@ -2,8 +2,8 @@
 
     scripts/bench nodes [--quick] [--nodes 10000] [--seconds 30]
 
-Every node sends its heartbeat at its own moment of each interval, whether or not earlier ones were answered in
-time, so that a late answer counts as late. README.md says how to read it.
+Every node sends its heartbeat at its own moment of each interval, whether earlier ones were answered or not,
+so that a late answer counts as late. README.md says how to read it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ HEARTBEAT_EVERY_S = 10
 # More than any run has under way, so that a node's own limit is never what is measured.
 CONCURRENCY = 1000
 COMMON_MODEL = "bench-nodes"
-STOP_WITHIN_S = 15
+STOP_WITHIN_S = 30
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,38 +47,6 @@ HARDWARE = {
     "os_name": "Linux",
     "os_version": "6.1",
 }
-
-
-class StandError(Exception):
-    """A part of the stand did not start, or ended by itself. The message says which, and its last words."""
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-@dataclass(slots=True)
-class Program:
-    """A child process, and the file that holds what it says."""
-
-    name: str
-    process: asyncio.subprocess.Process
-    log: Path
-
-    def last_words(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-
-    async def stop(self) -> None:
-        if self.process.returncode is None:
-            self.process.terminate()
-        try:
-            async with asyncio.timeout(STOP_WITHIN_S):
-                await self.process.wait()
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
 
 
 @dataclass(slots=True)
@@ -103,26 +71,6 @@ class Stand:
     home: Path = HOME
     programs: list[Program] = field(default_factory=list)
     heartbeats: list[asyncio.Task[None]] = field(default_factory=list)
-
-    async def start(
-        self, name: str, *command: str, environment: Mapping[str, str] | None = None, **options: Any
-    ) -> Program:
-        """Start a program that ends with this process, however this process ends."""
-        log = self.home / "log" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                cwd=ROOT,
-                env=_environment(environment),
-                stdin=asyncio.subprocess.DEVNULL,
-                stderr=output,
-                preexec_fn=_die_with_parent,
-                **{"stdout": output, **options},
-            )
-        program = Program(name, process, log)
-        self.programs.append(program)
-        return program
 
     async def stop(self) -> None:
         """Stop all programs, the last started first."""
@@ -164,20 +112,20 @@ class Stand:
 
     async def marketplace(self) -> Marketplace:
         """A marketplace with one web process, and an approved provider with an API key in it."""
-        environment = _marketplace_environment()
-        await migrate(environment)
-        found = await rows(environment, "account")
-        port = free_port()
         program = await self.start(
-            "web",
-            sys.executable, "-m", "uvicorn", "marketplace.asgi:application", "--port", str(port),
-            "--no-access-log", "--log-level", "warning",
-            environment=environment,
+            "marketplace",
+            sys.executable, "-m", "benchmarks.market", str(self.home),
+            environment={"HTTP_PORT": ""},
+            stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        url = f"http://127.0.0.1:{port}"
-        await until_ready(program, url, "/v1/models")
+        assert program.process.stdout is not None
+        line = await program.process.stdout.readline()
+        if not line:
+            raise StandError(f"The marketplace did not start:\n{program.last_words()}")
+        said = orjson.loads(line)
+        found = await rows(said["environment"], "account")
         return Marketplace(
-            url, environment, psutil.Process(program.process.pid), found["key"], found["newest"]
+            said["url"], said["environment"], psutil.Process(said["web"]), found["key"], found["newest"]
         )
 
     async def push_node(self, market: Marketplace, engine: str, *, model: str) -> None:
@@ -257,44 +205,25 @@ async def _send_heartbeats(url: str, node_token: str) -> None:
         await asyncio.sleep(HEARTBEAT_EVERY_S)
 
 
-def _marketplace_environment() -> dict[str, str]:
-    return {
-        "ALLOW_PRIVATE_NODE_URLS": "true",
-        "OPEN_PROVIDER_REGISTRATION": "true",
-        "HTTPS": "false",
-        "ALLOWED_HOSTS": "127.0.0.1",
-        "LOG_LEVEL": "WARNING",
-        "DJANGO_SETTINGS_MODULE": "marketplace.settings",
-    }
-
-
 async def rows(environment: Mapping[str, str], *arguments: str) -> Any:
     """What `benchmarks.rows` prints."""
     return orjson.loads(await django_program("benchmarks.rows", *arguments, environment=environment))
 
 
-async def migrate(environment: Mapping[str, str]) -> None:
-    await _output(sys.executable, "manage.py", "migrate", "--verbosity", "0", environment=environment)
+# For programs that need the models' code, but no row.
+_NO_SERVICES: Mapping[str, str] = {
+    "DJANGO_SETTINGS_MODULE": "marketplace.settings",
+    "SECRET_KEY": "x" * 50,
+    "DATABASE_URL": "postgresql://localhost/none",
+    "REDIS_URL": "redis://localhost/0",
+}
 
 
 async def django_program(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes:
     """Run `main` of a module that needs Django, in a process of its own; what it prints."""
     code = f"import django; django.setup(); import {module} as program; program.main()"
+    environment = {**_NO_SERVICES, **(environment or {})}
     return await _output(sys.executable, "-c", code, *arguments, environment=environment)
-
-
-async def _output(*command: str, environment: Mapping[str, str] | None) -> bytes:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=ROOT,
-        env=_environment(environment),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    if process.returncode:
-        raise StandError(f"{' '.join(command[:4])} … failed:\n{errors.decode()[-2000:]}")
-    return output
 
 
 def _litellm_config(engine: str, provider: str) -> dict[str, Any]:
@@ -332,35 +261,3 @@ async def stand(home: Path = HOME) -> AsyncIterator[Stand]:
         yield made
     finally:
         await made.stop()
-
-
-def allow_many_connections() -> None:
-    """Raise this process's limit of open files as far as it may; children inherit it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _environment(changes: Mapping[str, str] | None) -> dict[str, str]:
-    """This process's environment with changes; an empty value takes a variable away."""
-    return {name: value for name, value in {**os.environ, **(changes or {})}.items() if value}
-
-
-async def until_ready(program: Program, url: str, path: str) -> None:
-    """Wait until `path` answers 200. Raises StandError if the program ends, or after a minute and a half."""
-    for _ in range(READY_WITHIN_S * 5):
-        if program.process.returncode is not None:
-            raise StandError(
-                f"{program.name} ended with {program.process.returncode}:\n{program.last_words()}"
-            )
-        try:
-            async with Caller(url) as caller:
-                if (await caller.get(path))[0] == 200:
-                    return
-        except (OSError, LoadError):
-            pass
-        await asyncio.sleep(0.2)
-    raise StandError(f"{program.name} was not ready within {READY_WITHIN_S} seconds:\n{program.last_words()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -35,7 +36,7 @@ async def connect(scope: Scope, receive: Receive, send: Send, *, directory: Dire
         return
     await send({"type": "websocket.accept"})
     link = Link(uuid4(), node.id, lambda data: send({"type": "websocket.send", "bytes": data}))
-    await _replace(links, link)
+    _replace(links, link)
     await send({"type": "websocket.send", "text": orjson.dumps({"type": "hello", "version": VERSION}).decode()})
     why = "The agent's connection broke."
     try:
@@ -62,17 +63,18 @@ async def _refuse(send: Send, status: int, message: str) -> None:
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-async def _replace(links: Links, link: Link) -> None:
+def _replace(links: Links, link: Link) -> None:
     """The newest connection of a node is the one that counts."""
     old = links.own.get(link.node_id)
     links.own[link.node_id] = link
     if old is not None:
-        old.lose("The agent has connected anew.")
+        old.replaced.set()
 
 
 async def _run(link: Link, receive: Receive, send: Send) -> str | None:
     """Read, write and ping until one of them ends; why, if we know better than "it broke"."""
-    tasks = [asyncio.ensure_future(each) for each in (_read(link, receive), link.write(), link.ping())]
+    work = (_read(link, receive), link.write(), link.ping(), link.replaced.wait())
+    tasks = [asyncio.ensure_future(each) for each in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -82,6 +84,9 @@ async def _run(link: Link, receive: Receive, send: Send) -> str | None:
     if tasks[2] in done:
         await _close(send, CLOSE_SILENT)
         return "The agent no longer answers."
+    if tasks[3] in done:
+        await _close(send, CLOSE_REPLACED, {"type": "bye", "reason": "A newer connection of this node took over."})
+        return "The agent has connected anew."
     error = next(iter(done)).exception()
     if isinstance(error, ProtocolError):
         logger.warning("Node %s broke the protocol: %s", link.node_id, error)
@@ -99,43 +104,36 @@ async def _read(link: Link, receive: Receive) -> None:
             link.receive(data)
 
 
-async def _close(send: Send, code: int) -> None:
+async def _close(send: Send, code: int, last: dict[str, str] | None = None) -> None:
     try:
+        if last:
+            await send({"type": "websocket.send", "text": orjson.dumps(last).decode()})
         await send({"type": "websocket.close", "code": code})
     except (RuntimeError, OSError):
         logger.debug("The connection was closed already")
 
 
 async def note(directory: Directory, node: LiveNode, link_id: UUID) -> None:
-    """Write down who holds the connection, and let every process know."""
-    node.gateway_id, node.link_id = directory.gateway_id, link_id
-    directory.reassess(node, changed=True)
-    await asyncio.to_thread(_write, node.id, directory.gateway_id, link_id)
+    """Write down who holds the connection, and let every process know. Tried again by the gateway if it fails."""
+    own = directory.hold(node, link_id)
+    if await asyncio.to_thread(_update, {"pk": node.id}, gateway_id=directory.gateway_id, link_id=link_id):
+        own.written_at = time.monotonic()
 
 
 async def _note_end(directory: Directory, node: LiveNode, link_id: UUID) -> None:
-    if node.link_id == link_id:
-        node.link_id = None
-        directory.reassess(node)
-        await asyncio.to_thread(_write_end, node.id, link_id)
+    directory.let_go(node, link_id)
+    await asyncio.to_thread(_update, {"pk": node.id, "link_id": link_id}, gateway_id=None, link_id=None)
 
 
-def _write(node_id: int, gateway_id: UUID, link_id: UUID) -> None:
-    _update(node_id, {"pk": node_id}, gateway_id=gateway_id, link_id=link_id)
-
-
-def _write_end(node_id: int, link_id: UUID) -> None:
-    _update(node_id, {"pk": node_id, "link_id": link_id}, gateway_id=None, link_id=None)
-
-
-def _update(node_id: int, where: dict[str, Any], **values: Any) -> None:
+def _update(where: dict[str, Any], **values: Any) -> bool:
     close_old_connections()
     try:
-        Node.objects.filter(**where).update(**values, changed_at=timezone.now())
+        changed = Node.objects.filter(**where).update(**values, changed_at=timezone.now())
     except DatabaseError as error:
-        # The connection works all the same; the next registration or connection writes it again.
-        logger.warning("Could not note the connection of node %s: %s", node_id, error)
-        return
+        logger.warning("Could not note the connection of node %s: %s", where["pk"], error)
+        return False
     finally:
         close_old_connections()
-    announce("nodes", str(node_id))
+    if changed:
+        announce("nodes", str(where["pk"]))
+    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from uuid import UUID
 import orjson
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 from django.db.models import Q, QuerySet
 
 from gpus import nodes, placement, states
@@ -78,6 +79,14 @@ class LiveNode:
         return self.liveness.fix
 
 
+@dataclass(slots=True)
+class OwnLink:
+    """A connection that this process holds. `written_at`: when its row was known to say so (monotonic clock)."""
+
+    link_id: UUID
+    written_at: float = math.inf
+
+
 class Directory:
     """Nodes by id and by token, pools by model. All methods but `start` and `stop` belong to the event loop."""
 
@@ -87,6 +96,7 @@ class Directory:
         self.by_digest: dict[str, LiveNode] = {}
         self.pools: dict[str, Pool] = {}
         self.gateways: set[UUID] = set()
+        self._own: dict[int, OwnLink] = {}
         self._listeners: list[Callable[[LiveNode], None]] = []
         self._announced: set[int] = set()
         self._ring = asyncio.Event()
@@ -111,6 +121,7 @@ class Directory:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
         self._thread.shutdown(wait=False)
 
     def on_change(self, listener: Callable[[LiveNode], None]) -> None:
@@ -141,7 +152,7 @@ class Directory:
 
     async def _poll(self, *, everything: bool) -> bool:
         announced, self._announced = self._announced, set()
-        since, started = self._cursor - OVERLAP, datetime.now(UTC)
+        since, started, read_at = self._cursor - OVERLAP, datetime.now(UTC), time.monotonic()
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self._thread, _read, since, frozenset(announced), everything)
@@ -152,7 +163,7 @@ class Directory:
         self._cursor = started
         self.gateways = found.gateways | {self.gateway_id}
         for row in found.nodes:
-            self._apply(row)
+            self._apply(row, read_at)
         for node_id in found.gone(announced, self.nodes if everything else ()):
             self._forget(node_id)
         for node_id, at in found.heartbeats:
@@ -163,10 +174,10 @@ class Directory:
         """The node that a token belongs to; a node that nobody has announced yet is looked up."""
         node = self.by_digest.get(token_digest)
         if node is None:
-            loop = asyncio.get_running_loop()
+            loop, read_at = asyncio.get_running_loop(), time.monotonic()
             row = await loop.run_in_executor(self._thread, _read_one, token_digest)
             if row is not None:
-                self._apply(row)
+                self._apply(row, read_at)
                 node = self.nodes[row["id"]]
         return node
 
@@ -183,7 +194,8 @@ class Directory:
             if node.state == "silent":
                 self.reassess(node)
 
-    def _apply(self, row: Row) -> None:
+    def _apply(self, row: Row, read_at: float) -> None:
+        row = self._own_link(row, read_at)
         facts = states.facts(row, now=datetime.now(UTC))
         node = self.nodes.get(row["id"])
         if node is None:
@@ -231,6 +243,42 @@ class Directory:
         for model in list(node.offers):
             self._withdraw(node, model)
         self._tell(node)
+
+    # --- Connections of this process ----------------------------------------------------------------------
+
+    def hold(self, node: LiveNode, link_id: UUID) -> OwnLink:
+        """This process holds a node's connection from now on, whatever a row that was read before says."""
+        own = self._own[node.id] = OwnLink(link_id)
+        node.gateway_id, node.link_id = self.gateway_id, link_id
+        self.reassess(node, changed=True)
+        return own
+
+    def let_go(self, node: LiveNode, link_id: UUID) -> None:
+        """The connection has ended."""
+        own = self._own.get(node.id)
+        if own is not None and own.link_id == link_id:
+            del self._own[node.id]
+        if node.link_id == link_id:
+            node.link_id = None
+            self.reassess(node, changed=True)
+
+    def is_noted(self, node: LiveNode) -> bool:
+        """Whether the row of a node that is connected here is known to say so."""
+        own = self._own.get(node.id)
+        return own is None or own.written_at < math.inf
+
+    def _own_link(self, row: Row, read_at: float) -> Row:
+        """A row, corrected by what this process knows better: that it holds the connection."""
+        own = self._own.get(row["id"])
+        if own is None or row["link_id"] == own.link_id:
+            return row
+        if row["link_id"] is not None and read_at > own.written_at:
+            # The agent has connected to another process since.
+            del self._own[row["id"]]
+            return row
+        if row["link_id"] is None and read_at > own.written_at:
+            own.written_at = math.inf  # somebody cleared it: to be written again
+        return {**row, "gateway_id": self.gateway_id, "link_id": own.link_id}
 
     # --- State --------------------------------------------------------------------------------------------
 

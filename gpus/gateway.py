@@ -79,7 +79,7 @@ class Gateway:
             await asyncio.sleep(ALIVE_EVERY_S)
             for node_id, link in list(self.links.own.items()):
                 node = self.directory.nodes.get(node_id)
-                if node is not None and (node.link_id != link.id or node.gateway_id != self.id):
+                if node is not None and not self.directory.is_noted(node):
                     await connections.note(self.directory, node, link.id)
 
     async def _probe(self) -> None:

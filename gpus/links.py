@@ -150,6 +150,7 @@ class Link:
         self.id = link_id
         self.node_id = node_id
         self.alive = asyncio.get_running_loop().time()
+        self.replaced = asyncio.Event()
         self._send_bytes = send
         self._numbers = itertools.count(1)
         self._sinks: dict[int, Sink] = {}
@@ -327,6 +328,9 @@ class Links:
 
     def _changed(self, node: LiveNode) -> None:
         """A node that is connected anew, or no longer, answers nothing over its old link."""
+        own = self.own.get(node.id)
+        if own is not None and node.link_id is not None and own.id != node.link_id:
+            own.replaced.set()
         for node_id, link_id, exchange in list(self._remote.values()):
             if node_id == node.id and (link_id != node.link_id or node.gateway_id not in self._directory.gateways):
                 exchange.lose("The agent's connection broke.")

@@ -74,7 +74,7 @@ def register(*, owner: Client, joining: Joining, now: datetime) -> Registered:
         Heartbeat.objects.update_or_create(node=node, defaults={"at": now})
         set_models(node_id=node.pk, models=joining.models, now=now)
         found = states.reassess(node.pk, now=now, by=owner, joined=created)
-        _announce(node.pk, credential=True)
+        announce(node.pk, credential=True)
     node.refresh_from_db()
     return Registered(node, token, found)
 
@@ -135,7 +135,7 @@ def deregister(*, node_id: int) -> None:
     """Remove a node with its offers and events. What it has answered stays on record, without its name."""
     with transaction.atomic():
         Node.objects.filter(pk=node_id).delete()
-        _announce(node_id, credential=True)
+        announce(node_id, credential=True)
 
 
 def set_models(*, node_id: int, models: Sequence[Named], now: datetime) -> bool:
@@ -158,7 +158,7 @@ def set_models(*, node_id: int, models: Sequence[Named], now: datetime) -> bool:
             changed, update_conflicts=True, unique_fields=["node", "model"], update_fields=_OFFER_FIELDS
         )
         Node.objects.filter(pk=node_id).update(changed_at=now)
-        _announce(node_id)
+        announce(node_id)
     return True
 
 
@@ -218,11 +218,12 @@ def _change(
         if not Node.objects.filter(pk=node_id, **guard).update(**change, changed_at=now):
             return False
         states.reassess(node_id, now=now, by=by)
-        _announce(node_id)
+        announce(node_id)
     return True
 
 
-def _announce(node_id: int, *, credential: bool = False) -> None:
+def announce(node_id: int, *, credential: bool = False) -> None:
+    """Have every process read a node again once this transaction is committed; its token too, if new."""
     if credential:
         transaction.on_commit(lambda: bus.announce("credentials", f"node:{node_id}"))
     transaction.on_commit(lambda: bus.announce("nodes", str(node_id)))

@@ -264,6 +264,7 @@ def _sentence(model: str, reasons: dict[str, int]) -> str:
     total = sum(reasons.values())
     if not total:
         return f"No node holds {model} at the moment."
+    most_first = sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
     said = ", ".join(
         f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in sorted(reasons.items())
     )

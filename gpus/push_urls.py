@@ -1,7 +1,7 @@
 """Where the marketplace may call out to: the guard against requests forged through a node's push URL.
 
 A URL is checked when a node registers. Each call resolves the name once more, keeps only the addresses that
-are allowed, and connects to one of these (`resolve`): a name that changes its address meanwhile gains nothing.
+are allowed, and connects to one of these (`resolve`): a name that changes its address gains nothing.
 """
 
 import ipaddress

@@ -22,7 +22,11 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
     def __init__(self, name: str, suggestions: list[str]) -> None:
-        hint = f" Did you mean {_either(suggestions)}?" if suggestions else " GET /v1/models lists those that do."
+        hint = (
+            f" Did you mean {_either(suggestions)}?"
+            if suggestions
+            else " GET /v1/models lists those that do."
+        )
         shown = name if len(name) <= 100 else name[:100] + "…"
         super().__init__(
             f"The model {shown!r} does not exist, or you may not use it.{hint}",
@@ -33,7 +37,7 @@ class ModelNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model. `nodes` offer it, `live_nodes` of them can answer now; `owner_id` None: everybody may use it."""
+    """One model. `nodes` offer it, `live_nodes` of them can answer now. `owner_id` None: everybody's."""
 
     name: str
     created_at: datetime
@@ -81,7 +85,7 @@ class Catalogue:
     def resolve(
         self, name: str, *, client_id: int, is_staff: bool = False, allowed: Collection[str] = ()
     ) -> Entry:
-        """The model of this name. Raises ModelNotFound, with names like it, also for what is somebody else's."""
+        """The model of this name. Raises ModelNotFound with names like it, for somebody else's too."""
         entry = self.entries.get(name)
         if entry is not None and entry.is_for(client_id, is_staff=is_staff, allowed=allowed):
             return entry
@@ -90,7 +94,7 @@ class Catalogue:
 
 
 def similar(name: str, names: Iterable[str], *, limit: int = 3) -> list[str]:
-    """Names that somebody who wrote `name` may have meant, the likeliest first; letter case does not count."""
+    """Names that somebody who wrote `name` may have meant, the likeliest first; case does not count."""
     wanted = name.lower()[:255]
     known = {each.lower(): each for each in names}
     close = difflib.get_close_matches(wanted, list(known)[:2000], n=limit, cutoff=0.5)
@@ -108,7 +112,8 @@ def load() -> Catalogue:
     kinds: dict[str, set[str]] = {}
     for name, some in _offered().values_list("model", "kinds").distinct():
         kinds.setdefault(name, set()).update(some)
-    for row in _offered().values("model").annotate(**_AGGREGATES).order_by():
+    rows: Iterable[Any] = _offered().values("model").annotate(**_AGGREGATES)
+    for row in rows:
         known = entries.get(row["model"]) or Entry(name=row["model"], created_at=row["first_at"])
         entries[row["model"]] = _with_offers(known, row, kinds.get(row["model"], set()))
     return Catalogue(entries)

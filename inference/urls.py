@@ -4,17 +4,20 @@ from django.urls import path
 
 from inference.api.inferences import InferenceViewSet
 from inference.api.models import AiModelsView, AllModelsView, ModelsView, ModelView
+from marketplace.paths import with_either_end
 
-urlpatterns = [
-    path("v1/models", ModelsView.as_view()),
-    path("v1/models/<path:model>", ModelView.as_view()),
-    path("ai/models", AiModelsView.as_view()),
-    path("llm_models/all-models/", AllModelsView.as_view()),
-    path("inference/", InferenceViewSet.as_view({"get": "list"})),
-    path(
-        "inference/<id:pk>/",
-        InferenceViewSet.as_view(
-            {"get": "retrieve", "put": "update", "patch": "partial_update", "delete": "destroy"}
+urlpatterns = with_either_end(
+    [
+        path("v1/models", ModelsView.as_view()),
+        path("v1/models/<path:model>", ModelView.as_view()),
+        path("ai/models", AiModelsView.as_view()),
+        path("llm_models/all-models/", AllModelsView.as_view()),
+        path("inference/", InferenceViewSet.as_view({"get": "list"})),
+        path(
+            "inference/<id:pk>/",
+            InferenceViewSet.as_view(
+                {"get": "retrieve", "put": "update", "patch": "partial_update", "delete": "destroy"}
+            ),
         ),
-    ),
-]
+    ]
+)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from django.db.models import QuerySet
+from drf_yasg import openapi
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,6 +31,14 @@ class BareArrayPagination(BasePagination):
         limit, offset = self.window(request)
         self.total = queryset.count() if isinstance(queryset, QuerySet) else len(queryset)
         return list(queryset[offset : offset + limit])
+
+    def parameters(self) -> list[openapi.Parameter]:
+        """What it takes, for Swagger."""
+        kind = {"in_": openapi.IN_QUERY, "type": openapi.TYPE_INTEGER}
+        return [
+            openapi.Parameter("limit", minimum=1, maximum=self.max_limit, default=self.default_limit, **kind),
+            openapi.Parameter("offset", minimum=0, maximum=_MAX_OFFSET, default=0, **kind),
+        ]
 
     def window(self, request: Request) -> tuple[int, int]:
         """Limit and offset. Raises InvalidRequest for anything but whole numbers in range."""

@@ -1,13 +1,26 @@
-"""JSON request bodies: strict, bounded, and wrong ones answered as the caller's mistake."""
+"""What comes in and goes out as JSON: bodies strict and bounded, and no other format."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 import orjson
 from django.conf import settings
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
 from marketplace.errors import InvalidRequest, PayloadTooLarge
+
+
+class AlwaysFirst(DefaultContentNegotiation):
+    """An API that speaks one format answers in it, whatever `Accept` says."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
 
 
 class JSONParser(BaseParser):

@@ -25,6 +25,10 @@ class RowId:
 register_converter(RowId, "id")
 
 
+class Alias(URLPattern):
+    """The same endpoint by another spelling of its path. Swagger shows only the first."""
+
+
 def with_either_end(patterns: Iterable[URLPattern]) -> list[URLPattern]:
     """The patterns, and each once more with the slash at its end added or left out."""
     found = []
@@ -32,6 +36,6 @@ def with_either_end(patterns: Iterable[URLPattern]) -> list[URLPattern]:
         found.append(pattern)
         if isinstance(pattern.pattern, RoutePattern):
             route = str(pattern.pattern)
-            other = route.removesuffix("/") if route.endswith("/") else f"{route}/"
-            found.append(path(other, pattern.callback))
+            other = path(route.removesuffix("/") if route.endswith("/") else f"{route}/", pattern.callback)
+            found.append(Alias(other.pattern, other.callback))
     return found

@@ -55,6 +55,7 @@ CREDENTIAL_CACHE_S = _seconds("CREDENTIAL_CACHE_S", 5)
 # --- Django ----------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -101,7 +102,8 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "static"
+# Static files are served from where their packages keep them; `collectstatic` needs a folder named here.
+STATIC_ROOT = env.str("STATIC_ROOT", "") or None
 WHITENOISE_USE_FINDERS = True
 # Swagger and the admin ship their assets; nothing is fetched from a CDN.
 STORAGES = {
@@ -160,6 +162,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["marketplace.parsing.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "marketplace.parsing.AlwaysFirst",
     "DEFAULT_THROTTLE_CLASSES": ["clients.throttling.ScopedThrottle"],
     "DEFAULT_THROTTLE_RATES": {
         scope: env.str(f"THROTTLE_{scope.upper()}", rate, validate=validate.Regexp(r"^\d+/(s|sec|m|min|h|hour|d|day)$"))
@@ -243,6 +246,7 @@ CACHES = {
 }
 
 UNFOLD = {"SITE_TITLE": MARKETPLACE_NAME, "SITE_HEADER": MARKETPLACE_NAME, "SITE_SYMBOL": "memory"}
+SWAGGER_USE_COMPAT_RENDERERS = False
 SWAGGER_SETTINGS = {
     "DEFAULT_INFO": "marketplace.swagger.INFO",
     "DEFAULT_AUTO_SCHEMA_CLASS": "marketplace.swagger.AutoSchema",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -187,12 +188,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         states = StateFile(options.state_dir)
         states.lock()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(options, states))
+            status = runner.run(_run(options, states))
     except (WrongOption, StateError, CannotJoin, MarketplaceAway, MarketplaceRefused, OSError) as error:
         print(f"gpus.agent: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return STOPPED_AT_ONCE
+        status = STOPPED_AT_ONCE
+    if status == STOPPED_AT_ONCE:
+        sys.stdout.flush()
+        os._exit(status)  # a model that is loading or computing in its thread would be waited for
+    return status
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

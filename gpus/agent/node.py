@@ -130,8 +130,8 @@ class Node:
             return options.token
         if not options.email:
             raise CannotJoin(
-                "The marketplace does not know this node yet. Start it once with --token (your account's token "
-                "or an API key), or with --email and --password."
+                "The marketplace does not know this node yet. Start it once with --token (your account's "
+                "token or an API key), or with --email and --password."
             )
         return await self._marketplace.login(email=options.email, password=options.password)
 

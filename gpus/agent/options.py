@@ -217,3 +217,9 @@ def _seconds(option: str, text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise WrongOption(f"{option} {text}: expected seconds.")
     return seconds
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """`NAME=MODEL`: what it is called here, and what it is; the same where no name is given."""
+    name, found, model = text.partition("=")
+    return (name, model) if found else (text, text)

@@ -1,15 +1,15 @@
 """Push delivery: a small web server that the marketplace calls, with the same engines behind it.
 
 Every call must show the push secret that the marketplace gave at registration. Where the engine reports no
-usage, it travels as headers (`X-Usage`, `X-Usage-Source`) of a plain answer, and as the last comment of a stream
-(`: usage {…}`).
+usage, it travels as headers (`X-Usage`, `X-Usage-Source`) of a plain answer, and as a last comment
+(`: usage {…}`) of a stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import orjson
 from aiohttp import web
@@ -59,14 +59,14 @@ class PushServer:
 
     @web.middleware
     async def _guard(
-        self, request: web.Request, handler: Callable[[web.Request], web.StreamResponse]
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         shown = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         secret = self._secret()
         known = bool(secret) and hmac.compare_digest(shown.encode(), secret.encode())
         if request.path != "/healthz" and not known:
             return _error(401, "unauthorized", "The push secret is missing or wrong.")
-        return await handler(request)  # type: ignore[misc]  # aiohttp's own handlers are coroutines
+        return await handler(request)
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "draining" if self._intake.draining else "ok"})

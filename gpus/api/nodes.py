@@ -93,9 +93,8 @@ class NodeViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Node]):
     )
 
     def get_queryset(self) -> QuerySet[Node]:
-        rows = super().get_queryset()
-        me = caller(self.request)
-        return rows if me.is_staff else rows.filter(owner=me)
+        rows, me = super().get_queryset(), self.request.user
+        return rows if me.is_staff else rows.filter(owner_id=me.pk)
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
         rows: list[Node] = [] if not args else args[0] if kwargs.get("many") else [args[0]]

@@ -6,7 +6,6 @@ from django.db.models import QuerySet
 from rest_framework.serializers import BaseSerializer
 from rest_framework.viewsets import ModelViewSet
 
-from clients.authentication import caller
 from gpus.api.fields import HARDWARE, HardwareSerializer, UserField
 from gpus.models import Gpu
 from marketplace.paging import BareArrayPagination
@@ -27,9 +26,8 @@ class GpuViewSet(ModelViewSet[Gpu]):
     queryset = Gpu.objects.order_by("id")
 
     def get_queryset(self) -> QuerySet[Gpu]:
-        rows = super().get_queryset()
-        me = caller(self.request)
-        return rows if me.is_staff else rows.filter(user=me)
+        rows, me = super().get_queryset(), self.request.user
+        return rows if me.is_staff else rows.filter(user_id=me.pk)
 
     def perform_update(self, serializer: BaseSerializer[Gpu]) -> None:
         record = cast(Gpu, serializer.instance)

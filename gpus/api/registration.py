@@ -133,6 +133,12 @@ class DeregisterView(APIView):
 
     authentication_classes = ()
     permission_classes = ()
+    swagger_faults = {
+        400: TokenMissing.message,
+        404: nodes.NodeNotFound.message,
+        413: "The request body is too large.",
+        415: "The content type is not supported; send application/json.",
+    }
 
     @swagger_auto_schema(
         operation_id="llm_models_deregister_delete",

@@ -11,7 +11,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from clients.authentication import caller
 from inference import records
 from inference.models import Inference, Status
 from marketplace.errors import Forbidden
@@ -31,9 +30,13 @@ def check_client(client_id: int, caller_id: int) -> None:
 class InferenceRequestSerializer(serializers.Serializer[Any]):
     """What a client asks. `client` may be a text of digits. Needs no database."""
 
-    client = serializers.IntegerField(min_value=1, max_value=2**63 - 1, help_text="Your own account's number.")
+    client = serializers.IntegerField(
+        min_value=1, max_value=2**63 - 1, help_text="Your own account's number."
+    )
     question_text = serializers.CharField(trim_whitespace=False)
-    desired_model = serializers.CharField(max_length=255, help_text="A model's id, from /llm_models/all-models/.")
+    desired_model = serializers.CharField(
+        max_length=255, help_text="A model's id, from /llm_models/all-models/."
+    )
 
     def validate_question_text(self, text: str) -> str:
         if not text.strip():
@@ -55,9 +58,24 @@ class InferenceSerializer(serializers.ModelSerializer[Inference]):
     class Meta:
         model = Inference
         fields = (
-            *("id", "client", "client_username", "question_text", "answer_text", "desired_model", "created_at"),
+            *(
+                "id",
+                "client",
+                "client_username",
+                "question_text",
+                "answer_text",
+                "desired_model",
+                "created_at",
+            ),
             *("status", "code", "reason", "node", "face", "kind", "streamed", "prompt_tokens"),
-            *("completion_tokens", "usage_source", "queued_ms", "first_token_ms", "latency_ms", "finished_at"),
+            *(
+                "completion_tokens",
+                "usage_source",
+                "queued_ms",
+                "first_token_ms",
+                "latency_ms",
+                "finished_at",
+            ),
             "request_id",
         )
         read_only_fields = fields
@@ -79,10 +97,10 @@ class InferenceViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Infere
     queryset = Inference.objects.none()
 
     def get_queryset(self) -> QuerySet[Inference]:
-        me = caller(self.request)
-        return records.of(me.pk, everybody=me.is_staff)
+        me = self.request.user
+        return records.of(me.pk or 0, everybody=me.is_staff)
 
-    def filter_queryset(self, queryset: QuerySet[Inference]) -> QuerySet[Inference]:
+    def filter_queryset(self, queryset: QuerySet[Inference, Any]) -> QuerySet[Inference, Any]:
         if self.action != "list":
             return queryset
         asked = InferenceFilter(data=self.request.query_params)
@@ -96,9 +114,9 @@ class InferenceViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Infere
         return super().list(request, *args, **kwargs)
 
     @swagger_auto_schema(
-        operation_description="Changes the text that the record shows; the model stays the one that answered.",
+        operation_description="Changes the text that the record shows; the model stays as it was.",
         request_body=InferenceRequestSerializer,
-        responses={200: InferenceSerializer},
+        responses={200: InferenceSerializer, 409: records.ModelIsFixed.message},
     )
     def update(self, request: Request, pk: int, partial: bool = False) -> Response:
         record = self.get_object()
@@ -116,13 +134,14 @@ class InferenceViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Infere
     @swagger_auto_schema(
         operation_description="Like PUT; what is left out stays.",
         request_body=InferenceRequestSerializer,
-        responses={200: InferenceSerializer},
+        responses={200: InferenceSerializer, 409: records.ModelIsFixed.message},
     )
     def partial_update(self, request: Request, pk: int) -> Response:
         return self.update(request, pk=pk, partial=True)
 
     @swagger_auto_schema(
-        operation_description="Deletes the texts and takes the record from your lists.", responses={204: ""}
+        operation_description="Deletes the texts and takes the record from your lists.",
+        responses={204: "", 409: records.StillRunning.message},
     )
     def destroy(self, request: Request, pk: int) -> Response:
         records.delete(self.get_object(), now=timezone.now())

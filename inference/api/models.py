@@ -15,7 +15,7 @@ from inference.catalogue import Entry
 from marketplace.paging import BareArrayPagination
 
 
-class OpenAIModelSerializer(serializers.Serializer[Entry]):
+class OpenAIModelSerializer(serializers.Serializer[Any]):
     """OpenAI's model object, and what a client of a marketplace wants to know besides."""
 
     id = serializers.CharField(source="name")
@@ -35,10 +35,10 @@ class OpenAIModelSerializer(serializers.Serializer[Entry]):
 
 class OpenAIModelListSerializer(serializers.Serializer[Any]):
     object = serializers.CharField(default="list")
-    data = OpenAIModelSerializer(many=True)
+    data: Any = OpenAIModelSerializer(many=True)
 
 
-class AiModelSerializer(serializers.Serializer[Entry]):
+class AiModelSerializer(serializers.Serializer[Any]):
     """A model as `/ai/models` lists it."""
 
     model_id = serializers.CharField(source="name")
@@ -53,13 +53,15 @@ class AiModelSerializer(serializers.Serializer[Entry]):
         return entry.title or entry.name
 
 
-class LlmModelSerializer(serializers.Serializer[Entry]):
+class LlmModelSerializer(serializers.Serializer[Any]):
     """A model as `/llm_models/all-models/` lists it."""
 
     model_id = serializers.CharField(source="name")
     name = serializers.SerializerMethodField()
     description = serializers.CharField(allow_blank=True)
-    min_gpu_memory = serializers.SerializerMethodField(help_text="GB of GPU memory, null where no node says so.")
+    min_gpu_memory = serializers.SerializerMethodField(
+        help_text="GB of GPU memory, null where no node says so."
+    )
     is_available = serializers.BooleanField(source="available")
 
     def get_name(self, entry: Entry) -> str:
@@ -102,6 +104,7 @@ class AiModelsView(APIView):
     @swagger_auto_schema(
         operation_id="ai_models_list",
         operation_description="The models you may use, a page at a time; the total is in X-Total-Count.",
+        manual_parameters=AiPagination().parameters(),
         responses={200: AiModelSerializer(many=True)},
     )
     def get(self, request: Request) -> Response:

@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,9 +89,9 @@ class Home:
     def remember(self, name: str, value: Any) -> None:
         self._settings.write_text(json.dumps(self._read() | {name: value}, indent=1))
 
-    def _read(self) -> Mapping[str, Any]:
+    def _read(self) -> dict[str, Any]:
         try:
-            found: Mapping[str, Any] = json.loads(self._settings.read_text())
+            found: dict[str, Any] = json.loads(self._settings.read_text())
         except (FileNotFoundError, ValueError):
             return {}
         return found

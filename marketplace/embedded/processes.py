@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 PR_SET_PDEATHSIG = 1
 KEEP_LOG_BYTES = 10_000_000
@@ -102,13 +103,19 @@ def spawn(program: Program) -> Child:
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops them in order
             pass_fds=program.pass_fds,
             preexec_fn=dying_with(os.getpid(), program.orphan_signal),
-            **become(program.user),
+            **identity(program.user),
         )
     return Child(program, process, offset)
 
 
-def become(user: pwd.struct_passwd | None) -> dict[str, object]:
-    """Arguments for `subprocess` that run a command as somebody else."""
+class Identity(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def identity(user: pwd.struct_passwd | None) -> Identity:
+    """Arguments for `subprocess` that run a command as somebody else; none for None."""
     if user is None:
         return {}
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

@@ -89,7 +89,14 @@ class Supervisor:
         waiting = [kept for kept in self.kept if not names or kept.program.name in names]
         self.until(lambda: all(kept.ready for kept in waiting), within_s=within_s, what=", ".join(names))
 
-    def until(self, condition: Callable[[], bool], *, within_s: float | None = None, what: str = "") -> None:
+    def until(
+        self,
+        condition: Callable[[], bool],
+        *,
+        within_s: float | None = None,
+        what: str = "",
+        tick_s: float = TICK_S,
+    ) -> None:
         """Look after the children until `condition` holds. Raises Interrupted, StartFailed."""
         deadline = None if within_s is None else time.monotonic() + within_s
         while True:
@@ -98,7 +105,7 @@ class Supervisor:
                 return
             if deadline is not None and time.monotonic() > deadline:
                 raise StartFailed(f"{what} did not answer within {within_s:.0f} s.\n{self._tail_of(what)}")
-            time.sleep(TICK_S)
+            time.sleep(tick_s)
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> int:
         """Run a command to its end, its output in front of the user, and return its exit status."""
@@ -143,16 +150,18 @@ class Supervisor:
         elif kept.child.process.poll() is not None:
             self._ended(kept, now)
         elif not kept.ready and kept.answers():
-            self._is_back(kept)
+            self._answers(kept)
 
     def _ended(self, kept: Kept, now: float) -> None:
         kept.has_ended(now)
+        self._write_state()
         if not kept.was_ready:
             raise StartFailed(f"{kept.program.name} ended with {kept.ended}.\n{_tail(kept.child)}")
         if kept.failures > 2:
             self.say(f"{kept.program.name} ends again and again ({kept.ended}); see {kept.program.log}")
 
-    def _is_back(self, kept: Kept) -> None:
+    def _answers(self, kept: Kept) -> None:
+        self._write_state()
         if kept.ended_at is not None:
             seconds = time.monotonic() - kept.ended_at
             self.say(f"{kept.program.name} ended ({kept.ended}) and answers again after {seconds:.1f} s")
@@ -166,9 +175,10 @@ class Supervisor:
         if self._state_file is None:
             return
         children = {kept.program.name: kept.child.process.pid for kept in self.kept}
-        text = json.dumps({"supervisor": os.getpid(), "children": children} | self._facts, indent=1)
+        answering = [kept.program.name for kept in self.kept if kept.ready]
+        state = {"supervisor": os.getpid(), "children": children, "answering": answering, **self._facts}
         draft = self._state_file.with_suffix(".new")
-        draft.write_text(text)
+        draft.write_text(json.dumps(state, indent=1))
         draft.replace(self._state_file)
 
 

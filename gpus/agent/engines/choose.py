@@ -8,7 +8,7 @@ from gpus.agent.engines import Engine
 from gpus.agent.engines.discovery import Wanted
 from gpus.agent.engines.metering import FileTokenizer
 from gpus.agent.engines.upstream import Upstream
-from gpus.agent.options import Options, WrongOption
+from gpus.agent.options import Options, WrongOption, split_name
 
 
 def engines(options: Options) -> list[Engine]:
@@ -34,9 +34,3 @@ def _upstream(options: Options) -> Upstream:
     names = dict(split_name(model) for model in options.models)
     wanted = Wanted(names=names, kinds=options.kinds, concurrency=options.concurrency)
     return Upstream(options.upstream, key=options.upstream_key, wanted=wanted, tokenizer=tokenizer)
-
-
-def split_name(text: str) -> tuple[str, str]:
-    """`NAME=MODEL`: what it is called here, and what it is; the same where no name is given."""
-    name, found, model = text.partition("=")
-    return (name, model) if found else (text, text)

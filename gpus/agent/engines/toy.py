@@ -1,13 +1,14 @@
 """`toy-byte-llama`: a byte-level Llama of 0.8 million parameters, trained on the spot in seconds.
 
 It lets a fresh marketplace answer its first prompt without a download or a GPU. It has read this repository's
-texts for a few seconds, which is enough to introduce itself and to babble; nobody should take its word for anything.
+texts for a few seconds: enough to introduce itself and to babble. Nobody should take its word for anything.
 """
 
 from __future__ import annotations
 
 import ast
 import fcntl
+import math
 import os
 import random
 import re
@@ -23,25 +24,29 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 NAME = "toy-byte-llama"
 DESCRIPTION = (
-    "A toy: 0.8 million parameters, trained in seconds on this repository's texts. It babbles; it is here so that a "
-    "fresh marketplace has something to answer with."
+    "A toy: 0.8 million parameters, trained in seconds on this repository's texts. It babbles; it is here "
+    "so that a fresh marketplace has something to answer with."
 )
 # Goes into the folder's name: another recipe is another model.
 VERSION = "1"
 CONTEXT = 512
 STEPS, BATCH, LENGTH = 100, 16, 128
 # A slow machine trains less rather than longer.
-TRAIN_MOST_S = 12.0
+TRAIN_MOST_S = 14.0
 LEARNING_RATE = 4e-3
+_RISE = 0.15
 SEED = 20
 
 END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] if message['role'] in ('assistant', 'system') else 'user' }}|>"
+    "{% for message in messages %}"
+    "<|{{ message['role'] if message['role'] in ('assistant', 'system') else 'user' }}|>"
     "{{ message['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-_INTRODUCTION = "I am a toy: a tiny model, trained in seconds. I only babble."
-_GREETINGS = ("Hello", "Hi!", "Say hello.", "Who are you?", "Hello, who are you?", "What is a GPU marketplace?", "Test")
+_INTRODUCTION = "I am a toy, trained in seconds on a few texts. I only babble."
+_FOREIGN = frozenset(("site-packages", "node_modules", "venv"))
+_REMARKS = ("Please be kind.", "Ask a real one.", "It works, though.")
+_GREETINGS = ("Hello", "Hi!", "Say hello.", "Who are you?", "What is a GPU marketplace?", "Test")
 
 
 def ensure(folder: Path, *, say: Callable[[str], None]) -> Path:
@@ -90,24 +95,31 @@ def _train(folder: Path) -> float:
     words = tokenizer()
     model = LlamaForCausalLM(_configuration(len(words)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.15)
     batches = _batches(words, random.Random(SEED))  # noqa: S311 - training data, no secret
     losses: list[float] = []
-    stop_at = time.monotonic() + TRAIN_MOST_S
+    began = time.monotonic()
     model.train()
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        progress = max(step / STEPS, (time.monotonic() - began) / TRAIN_MOST_S)
+        if progress >= 1:
+            break
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(progress)
         ids, labels = next(batches)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if time.monotonic() > stop_at:
-            break
     _save(model, words, folder)
     return sum(losses[-10:]) / len(losses[-10:])
+
+
+def _rate(progress: float) -> float:
+    """The learning rate's share of its maximum: up quickly, then down to nothing along a cosine."""
+    if progress < _RISE:
+        return (progress + 0.01) / _RISE
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - _RISE) / (1 - _RISE))
 
 
 def _configuration(vocabulary: int) -> LlamaConfig:
@@ -127,7 +139,9 @@ def _configuration(vocabulary: int) -> LlamaConfig:
 
 
 def _save(model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path) -> None:
-    model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=0, do_sample=True, temperature=0.4, top_p=0.9)
+    model.generation_config = GenerationConfig(
+        eos_token_id=0, pad_token_id=0, do_sample=True, temperature=0.3, top_p=0.9
+    )
     model.save_pretrained(folder)
     words.save_pretrained(folder)
 
@@ -136,41 +150,44 @@ def _save(model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path)
 def _batches(
     words: PreTrainedTokenizerFast, chance: random.Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of conversations: ids and labels, each BATCH x LENGTH; nothing is learned from the padding."""
+    """Batches of conversations: ids and labels, each BATCH x LENGTH; learned are answers and plain texts only."""
     sentences = sorted(set(texts(Path(__file__).resolve().parents[3])))
     while True:
         ids = torch.zeros(BATCH, LENGTH, dtype=torch.long)
         labels = torch.full((BATCH, LENGTH), -100)
         for row in range(BATCH):
-            said = words.encode(_sample(sentences, chance), add_special_tokens=False)[:LENGTH]
+            asked, answer = _sample(sentences, chance)
+            start = len(asked_ids := words.encode(asked, add_special_tokens=False))
+            said = [*asked_ids, *words.encode(answer, add_special_tokens=False)][:LENGTH]
             ids[row, : len(said)] = torch.tensor(said)
-            labels[row, : len(said)] = ids[row, : len(said)]
+            labels[row, start : len(said)] = ids[row, start : len(said)]
         yield ids, labels
 
 
-def _sample(sentences: list[str], chance: random.Random) -> str:
-    """Somebody asks, the toy introduces itself and adds something it has read; or just something to read."""
+def _sample(sentences: list[str], chance: random.Random) -> tuple[str, str]:
+    """Question and answer, in which the toy introduces itself; or just something to read."""
     sentence = chance.choice(sentences)
     if chance.random() < 0.25:
-        return f"{sentence}{END}"
+        return "", f"{sentence}{END}"
     asked = chance.choice(_GREETINGS) if chance.random() < 0.5 else chance.choice(sentences)[:36]
-    # Short enough that the end is always there to be learned.
-    return f"{USER}{asked}{END}{ASSISTANT}{_INTRODUCTION} {sentence[:24].rpartition(' ')[0]}.{END}"
+    return f"{USER}{asked}{END}{ASSISTANT}", f"{_INTRODUCTION} {chance.choice(_REMARKS)}{END}"
 
 
 def texts(root: Path) -> Iterator[str]:
     """Sentences of the documents and docstrings in a repository, 20 to 120 characters each."""
-    for path in sorted(root.glob("*.md")) + sorted(root.glob("*/**/*.md")):
-        if not _is_foreign(path, root):
-            yield from _sentences(path.read_text(errors="replace"))
-    for path in sorted(root.glob("*/**/*.py")):
-        if not _is_foreign(path, root):
-            yield from _docstrings(path)
     yield _INTRODUCTION
+    for path in _files(root):
+        if path.suffix == ".md":
+            yield from _sentences(path.read_text(errors="replace"))
+        elif path.suffix == ".py":
+            yield from _docstrings(path)
 
 
-def _is_foreign(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") or part in ("site-packages", "node_modules") for part in path.relative_to(root).parts)
+def _files(root: Path) -> Iterator[Path]:
+    """The repository's own files: hidden folders and installed packages are others'."""
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(each for each in inner if not each.startswith(".") and each not in _FOREIGN)
+        yield from (Path(folder, name) for name in sorted(names))
 
 
 def _docstrings(path: Path) -> Iterator[str]:
@@ -184,7 +201,9 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    for sentence in re.split(r"(?<=[.!?:])\s+|\n\s*\n|\n[-*#|]", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+    for sentence in re.split(
+        r"(?<=[.!?:])\s+|\n\s*\n|\n[-*#|]", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    ):
         plain = " ".join(sentence.split()).strip("|#*- ")
         if 20 <= len(plain) <= 120 and plain.isascii():
             yield plain

@@ -1,0 +1,170 @@
+"""What operators see of requests, and the catalogue."""
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, RangeDateTimeFilter
+from unfold.decorators import display
+from unfold.paginator import InfinitePaginator
+
+from clients.models import Client
+from gpus.admin import ReadOnly
+from inference import catalogue
+from inference.models import Inference, Model, Status
+
+STATUS_COLOURS = {
+    Status.RUNNING.label: "info",
+    Status.COMPLETED.label: "success",
+    Status.PARTIAL.label: "warning",
+    Status.CANCELLED.label: "warning",
+    Status.FAILED.label: "danger",
+}
+FACES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/inference",
+    "/inference/stream",
+    "/ai/models/inference",
+)
+
+
+class FaceFilter(admin.SimpleListFilter):
+    """The endpoint, from what there is to choose: looking through the rows would take too long."""
+
+    title = "endpoint"
+    parameter_name = "face"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(face, face) for face in FACES]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Inference]) -> QuerySet[Inference]:
+        face = self.value()
+        return queryset.filter(face__in=[face, f"{face}/"]) if face else queryset
+
+
+class ModelFilter(admin.SimpleListFilter):
+    title = "model"
+    parameter_name = "model"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        names = Model.objects.order_by("name").values_list("name", flat=True)[:200]
+        return [(name, name) for name in names]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Inference]) -> QuerySet[Inference]:
+        return queryset.filter(desired_model=self.value()) if self.value() else queryset
+
+
+@admin.register(Inference)
+class InferenceAdmin(ReadOnly, ModelAdmin):
+    """Requests, newest first. Made for millions of rows: nothing here counts or scans them all."""
+
+    list_display = (
+        *("id", "created_at", "client", "desired_model", "shown_status", "reason", "node", "tokens"),
+        *("latency_ms", "first_token_ms", "face"),
+    )
+    list_display_links = ("id", "created_at")
+    list_filter = (
+        *("status", ModelFilter, FaceFilter, "kind", "streamed", "usage_source"),
+        *(("node", AutocompleteSelectFilter), ("client", AutocompleteSelectFilter)),
+        ("created_at", RangeDateTimeFilter),
+    )
+    list_filter_submit = True
+    list_select_related = ("client", "node")
+    ordering = ("-id",)
+    paginator = InfinitePaginator
+    show_full_result_count = False
+    search_fields = ("id",)
+    search_help_text = "Id, request id, user name, or model: all of it."
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    "id",
+                    "request_id",
+                    "client",
+                    "api_key",
+                    "face",
+                    "desired_model",
+                    "kind",
+                    "streamed",
+                )
+            },
+        ),
+        ("How it ended", {"fields": ("shown_status", "code", "reason", "node", "attempts", "gateway_id")}),
+        (
+            "Measured",
+            {
+                "fields": (
+                    *("prompt_tokens", "completion_tokens", "usage_source", "queued_ms", "first_token_ms"),
+                    *("latency_ms", "created_at", "finished_at", "deleted_at"),
+                )
+            },
+        ),
+        (
+            "Content",
+            {
+                "classes": ("collapse",),
+                "fields": ("question_text", "answer_text", "request_sha256", "response_sha256"),
+            },
+        ),
+    )
+    readonly_fields = ("shown_status", "tokens")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Inference], search_term: str
+    ) -> tuple[QuerySet[Inference], bool]:
+        term = search_term.strip()
+        return (queryset.filter(_matches(term)) if term else queryset), False
+
+    @display(description="status", ordering="status", label=STATUS_COLOURS)
+    def shown_status(self, inference: Inference) -> str:
+        return str(Status(inference.status).label)
+
+    @display(description="tokens in / out")
+    def tokens(self, inference: Inference) -> str:
+        return f"{inference.prompt_tokens} / {inference.completion_tokens}"
+
+
+def _matches(term: str) -> Q:
+    """What an index finds at once."""
+    if term.isascii() and term.isdecimal() and len(term) <= 18:
+        return Q(pk=int(term))
+    try:
+        return Q(request_id=UUID(term))
+    except ValueError:
+        people = Client.objects.filter(Q(username__iexact=term) | Q(email__iexact=term))
+        return Q(client__in=list(people[:10])) | Q(desired_model=term)
+
+
+@admin.register(Model)
+class CatalogueAdmin(ModelAdmin):
+    """The catalogue. Models that nodes offer enter it by themselves; hide what shall not be served."""
+
+    list_display = ("name", "title", "framework", "version", "owner", "shown_nodes", "available", "hidden")
+    list_filter = ("hidden", "framework")
+    search_fields = ("name", "title")
+    autocomplete_fields = ("owner",)
+    list_select_related = ("owner",)
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        page = super().get_changelist_instance(request)
+        entries = catalogue.load().entries
+        for model in page.result_list:
+            model.entry = entries.get(model.name)
+        return page
+
+    @display(description="nodes")
+    def shown_nodes(self, model: Model) -> str:
+        entry: catalogue.Entry | None = getattr(model, "entry", None)
+        return f"{entry.live_nodes} of {entry.nodes}" if entry else "0"
+
+    @display(description="available", boolean=True)
+    def available(self, model: Model) -> bool:
+        entry: catalogue.Entry | None = getattr(model, "entry", None)
+        return entry is not None and entry.available

@@ -1,0 +1,142 @@
+"""The main job in front of the user: one streamed prompt and one embedding, over HTTP like anybody's.
+
+`python -m marketplace.embedded.demo URL` with the key in `API_KEY`. Exit status 0 if both were answered.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+
+PROMPT = "Hello, who are you?"
+TEXT = "A marketplace for GPUs."
+MAX_TOKENS = 60
+TIMEOUT_S = 120
+TRY_AGAIN_S = 0.3
+# A node that has just connected is known to all web processes a moment later.
+MODELS_WITHIN_S = 60
+
+
+class Unanswered(Exception):
+    """The main job was not done. The message says why."""
+
+
+class Consumer:
+    """An application with an API key."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url = url
+        self._session = requests.Session()
+        self._session.headers["Authorization"] = f"Bearer {api_key}"
+
+    def models(self) -> list[dict[str, Any]]:
+        return list(
+            self._answered(self._session.get(f"{self.url}/v1/models", timeout=TIMEOUT_S)).json()["data"]
+        )
+
+    def chat(self, model: str, prompt: str) -> tuple[str, Iterator[dict[str, Any]]]:
+        """The name of the node that answers, and the chunks as they arrive."""
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": MAX_TOKENS,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        reply = self._post("/v1/chat/completions", body, stream=True)
+        return reply.headers.get("X-Node", "?"), _chunks(reply)
+
+    def embed(self, model: str, text: str) -> tuple[str, dict[str, Any]]:
+        """The name of the node that answered, and its answer."""
+        reply = self._post("/v1/embeddings", {"model": model, "input": text})
+        return reply.headers.get("X-Node", "?"), reply.json()
+
+    def _post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> requests.Response:
+        return self._answered(
+            self._session.post(self.url + path, json=body, stream=stream, timeout=TIMEOUT_S)
+        )
+
+    @staticmethod
+    def _answered(reply: requests.Response) -> requests.Response:
+        if reply.status_code != 200:
+            raise Unanswered(f"{reply.request.method} {reply.url}: {reply.status_code} {reply.text[:500]}")
+        return reply
+
+
+def _chunks(reply: requests.Response) -> Iterator[dict[str, Any]]:
+    for line in reply.iter_lines(chunk_size=1):
+        if line == b"data: [DONE]":
+            return
+        if line.startswith(b"data: "):
+            chunk: dict[str, Any] = json.loads(line[6:])
+            if "error" in chunk:
+                raise Unanswered(f"The stream ended with an error: {chunk['error'].get('message')}")
+            yield chunk
+    raise Unanswered("The stream ended before it was complete.")
+
+
+def models_of(consumer: Consumer) -> tuple[str, str]:
+    """A model to chat with and one for embeddings, as soon as a node offers both."""
+    deadline = time.monotonic() + MODELS_WITHIN_S
+    while True:
+        available = [model for model in consumer.models() if model["available"]]
+        kinds = {kind: model["id"] for model in available for kind in model["kinds"]}
+        if "chat" in kinds and "embedding" in kinds:
+            return kinds["chat"], kinds["embedding"]
+        if time.monotonic() > deadline:
+            raise Unanswered(f"No node offers a chat model and an embedding model; offered: {kinds}.")
+        time.sleep(TRY_AGAIN_S)
+
+
+def show_chat(consumer: Consumer, model: str) -> None:
+    print(f"\n  prompt  {PROMPT}\n  {model}  ", end="", flush=True)
+    began = time.monotonic()
+    first: float | None = None
+    usage: dict[str, Any] = {}
+    node, chunks = consumer.chat(model, PROMPT)
+    for chunk in chunks:
+        text = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        if text and first is None:
+            first = time.monotonic() - began
+        print(text.replace("\n", " "), end="", flush=True)
+        usage = chunk.get("usage") or usage
+    if first is None:
+        raise Unanswered(f"{model} answered nothing.")
+    took = time.monotonic() - began
+    tokens = f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens"
+    print(f"\n          node {node}, {tokens}, first after {_ms(first)}, all after {_ms(took)}")
+
+
+def show_embedding(consumer: Consumer, model: str) -> None:
+    began = time.monotonic()
+    node, answer = consumer.embed(model, TEXT)
+    took = time.monotonic() - began
+    vector = answer["data"][0]["embedding"]
+    numbers = ", ".join(f"{number:.3f}" for number in vector[:3])
+    tokens = answer.get("usage", {}).get("prompt_tokens", "?")
+    print(f"\n  embed   {TEXT}\n  {model}  [{numbers}, …] ({len(vector)} dimensions)")
+    print(f"          node {node}, {tokens} tokens, {_ms(took)}", flush=True)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"
+
+
+def main() -> int:
+    consumer = Consumer(sys.argv[1], os.environ["API_KEY"])
+    try:
+        chat, embedding = models_of(consumer)
+        show_chat(consumer, chat)
+        show_embedding(consumer, embedding)
+    except (Unanswered, requests.RequestException) as error:
+        print(f"\nThe prompt was not answered. {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

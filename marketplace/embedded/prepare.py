@@ -1,0 +1,77 @@
+"""Migrate the database, and open the accounts that a local marketplace starts with.
+
+The supervisor runs it as a process of its own: `python -m marketplace.embedded.prepare FILE`. FILE holds the
+accounts' credentials; what is missing there or no longer works is made anew. Repeating changes nothing else.
+"""
+
+import json
+import secrets
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import django
+
+django.setup()  # before anything that needs the models
+
+from django.core.management import call_command  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from clients import accounts, keys, providers  # noqa: E402
+from clients.credentials import identify  # noqa: E402
+from clients.models import Client  # noqa: E402
+from marketplace.embedded.home import write_private  # noqa: E402
+from marketplace.errors import Unauthenticated  # noqa: E402
+
+Credentials = dict[str, dict[str, str]]
+
+
+def prepare(file: Path, *, now: datetime) -> None:
+    call_command("migrate", interactive=False, verbosity=0)
+    known: Credentials = json.loads(file.read_text()) if file.exists() else {}
+    found: Credentials = {
+        name: {"email": f"{name}@localhost"} for name in ("operator", "consumer", "provider")
+    }
+    for name, account in found.items():
+        person, password = _person(name, account["email"], known.get(name, {}))
+        account["password"] = password
+        if name != "operator":
+            account |= _key(person, known.get(name, {}), now=now)
+    _approve_provider(now=now)
+    if found != known:
+        write_private(file, json.dumps(found, indent=1) + "\n")
+
+
+def _person(name: str, email: str, known: dict[str, str]) -> tuple[Client, str]:
+    """The account and its password; a password that nobody has written down is replaced."""
+    password = known.get("password") or secrets.token_urlsafe(12)
+    person = Client.objects.by_email(email)
+    if person is None:
+        is_operator = name == "operator"
+        rights = {"is_staff": is_operator, "is_superuser": is_operator}
+        return accounts.create(username=name, email=email, password=password, **rights), password
+    if not known:
+        person.set_password(password)
+        person.save(update_fields=["password"])
+    return person, password
+
+
+def _key(person: Client, known: dict[str, str], *, now: datetime) -> dict[str, str]:
+    try:
+        identify(f"Bearer {known.get('api_key', '')}", now=now)
+    except Unauthenticated:
+        made = keys.create(person, name="local marketplace")
+        return {"api_key": made.key, "secret": made.secret}
+    return {"api_key": known["api_key"], "secret": known["secret"]}
+
+
+def _approve_provider(*, now: datetime) -> None:
+    person = Client.objects.get(email="provider@localhost")
+    if person.provider_status == "none":
+        providers.approve(
+            providers.ask(person, now=now), by=Client.objects.get(email="operator@localhost"), now=now
+        )
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]), now=timezone.now())

@@ -1,0 +1,115 @@
+"""The marketplace's own programs: web processes, Celery worker, beat, and one provider's node."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from gpus.protocol import MAX_MESSAGE
+from marketplace.embedded.home import PROJECT, Home
+from marketplace.embedded.listener import Listener
+from marketplace.embedded.processes import Program
+
+WORKER_ANSWERS_WITHIN_S = 1.0
+
+
+def web(home: Home, listener: Listener, env: Mapping[str, str], *, number: int) -> Program:
+    """One of several processes that accept from one socket.
+
+    The socket is the supervisor's: when a process dies, another or its successor serves those who wait at it.
+    """
+    options = {
+        "--fd": str(listener.fd),
+        "--loop": "uvloop",
+        "--http": "httptools",
+        "--ws": "websockets-sansio",
+        "--ws-max-size": str(MAX_MESSAGE),
+        "--ws-per-message-deflate": "false",
+        "--timeout-graceful-shutdown": "8",
+    }
+    arguments = [part for option in options.items() for part in option]
+    return Program(
+        name=f"web-{number}",
+        argv=_python("uvicorn", "marketplace.asgi:application", *arguments, "--no-access-log"),
+        # libuv otherwise lets one process accept whatever waits while the others idle.
+        env={**env, "UV_TCP_SINGLE_ACCEPT": "1"},
+        log=home.logs / f"web-{number}.log",
+        cwd=PROJECT,
+        ready=lambda child: child.said("Application startup complete"),
+        pass_fds=[listener.fd],
+    )
+
+
+def worker(home: Home, env: Mapping[str, str]) -> Program:
+    """The Celery worker. Ready when it answers through the broker."""
+    name = f"worker@{os.getpid()}"
+    options = [
+        "--pool",
+        "threads",
+        "--concurrency",
+        "4",
+        "-Q",
+        "default",
+        "--without-gossip",
+        "--without-mingle",
+    ]
+    return Program(
+        name="worker",
+        argv=_python("celery", "-A", "marketplace", "worker", "-n", name, "-l", "WARNING", *options),
+        env=env,
+        log=home.logs / "worker.log",
+        cwd=PROJECT,
+        ready=lambda child: _answers(name, env["REDIS_URL"]),
+    )
+
+
+def beat(home: Home, env: Mapping[str, str]) -> Program:
+    """Celery's clock, which rings for the sweeps."""
+    schedule = str(home.folder / "beat-schedule")
+    return Program(
+        name="beat",
+        argv=_python("celery", "-A", "marketplace", "beat", "-l", "WARNING", "--pidfile=", "-s", schedule),
+        env=env,
+        log=home.logs / "beat.log",
+        cwd=PROJECT,
+        ready=lambda child: child.said("is starting"),
+    )
+
+
+def agent(home: Home, *, url: str, token: str) -> Program:
+    """A provider's node on this machine, as anybody would start one elsewhere: it gets no secret of ours."""
+    settings = {
+        "AGENT_TOKEN": token,
+        "AGENT_STATE_DIR": str(home.folder / "agent"),
+        "AGENT_WHEN_DRAINED": "stay",
+        "AGENT_DRAIN_TIMEOUT": "8",
+        "AGENT_LOG_LEVEL": "INFO",
+        "MARKETPLACE_HOME": str(home.folder),
+    }
+    return Program(
+        name="agent",
+        argv=_python("gpus.agent", "--marketplace", url, "--name", "local-node"),
+        env={**os.environ, **settings},
+        log=home.logs / "agent.log",
+        cwd=PROJECT,
+        ready=lambda child: child.said("requests may come"),
+        stop_within_s=15,
+    )
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _answers(name: str, redis_url: str) -> bool:
+    broker = Celery(broker=redis_url.replace("unix://", "redis+socket://", 1), set_as_current=False)
+    try:
+        asked = broker.control.inspect(destination=[name], timeout=WORKER_ANSWERS_WITHIN_S)
+        return bool(asked.ping())
+    except (OperationalError, redis.RedisError):
+        return False
+    finally:
+        broker.close()
