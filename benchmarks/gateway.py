@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 import uvloop
 
-from benchmarks import load, report
+from benchmarks import load, peers, report
 from benchmarks.load import LoadError, Target
 from benchmarks.mock_engine import CHUNKS
-from benchmarks.stand import HOME, Marketplace, Stand, StandError, stand
+from benchmarks.peers import HOME, Marketplace
+from benchmarks.programs import Programs, StandError, running
 
 CONNECTIONS = (1, 16, 64)
 MODES = {False: "plain", True: f"{CHUNKS}-chunk stream"}
@@ -100,24 +101,24 @@ def _median(values: Iterable[float]) -> float:
     return statistics.median(listed) if listed else math.nan
 
 
-async def start(programs: Stand, options: argparse.Namespace) -> tuple[dict[str, Target], Marketplace | None]:
+async def start(
+    programs: Programs, options: argparse.Namespace
+) -> tuple[dict[str, Target], Marketplace | None]:
     """Start what the chosen peers need."""
-    engine = await programs.engine(PULL_MODEL)
+    engine = await peers.engine(programs, PULL_MODEL)
     targets = {"direct": Target(engine, "bench")}
-    for peer in (peer for peer in options.peers if peer in LITELLM_PROVIDERS):
-        url = await programs.litellm(
-            engine, provider=LITELLM_PROVIDERS[peer], workers=options.litellm_workers
-        )
-        targets[peer] = Target(url, "bench")
+    for peer, provider in LITELLM_PROVIDERS.items():
+        if peer in options.peers:
+            url = await peers.litellm(programs, engine, provider=provider, workers=options.litellm_workers)
+            targets[peer] = Target(url, "bench")
     if not {"push", "pull"} & set(options.peers):
         return targets, None
-    market = await programs.marketplace()
-    targets["push"] = Target(market.url, PUSH_MODEL, market.key)
-    targets["pull"] = Target(market.url, PULL_MODEL, market.key)
-    await programs.push_node(market, engine, model=PUSH_MODEL)
+    market = await peers.marketplace(programs)
+    if "push" in options.peers:
+        await peers.push_node(programs, market, engine, model=PUSH_MODEL)
     if "pull" in options.peers:
-        await programs.pull_node(market, engine, model=PULL_MODEL)
-    return targets, market
+        await peers.pull_node(programs, market, engine, model=PULL_MODEL)
+    return targets | {"push": market.target(PUSH_MODEL), "pull": market.target(PULL_MODEL)}, market
 
 
 async def measure(targets: dict[str, Target], options: argparse.Namespace) -> Samples:
@@ -179,7 +180,7 @@ async def check_records(market: Marketplace, answered: dict[str, int]) -> str:
 
 def rendered(samples: Samples, options: argparse.Namespace) -> str:
     """The tables, as markdown."""
-    parts = [_targets(samples)] if "litellm" in samples.peers else []
+    parts = [_targets(samples)] if _promises(samples) else []
     head = ("", "requests/s", "× LiteLLM", "p50 ms", "p99 ms", "added p50 ms")
     for stream, mode in MODES.items():
         for connections in samples.connections:
@@ -187,7 +188,7 @@ def rendered(samples: Samples, options: argparse.Namespace) -> str:
             title = f"{mode.capitalize()}, {connections} connection{'s' if connections > 1 else ''}"
             parts.append(f"**{title}**\n\n{report.table(head, (_line(samples, cell) for cell in cells))}")
     how = (
-        f"{options.rounds} rounds of {options.seconds:g} s each; {report.machine()}; "
+        f"{options.rounds} round{'s' if options.rounds > 1 else ''} of {options.seconds:g} s each; {report.machine()}; "
         f"LiteLLM 1.102.4 with {options.litellm_workers} worker{'s' if options.litellm_workers > 1 else ''}."
     )
     return "\n\n".join([*parts, how])
@@ -210,38 +211,52 @@ def _number(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
+class Promise(NamedTuple):
+    """A target of DESIGN.md: what is measured, the bound, and whether more is better."""
+
+    what: str
+    cell: Cell
+    value: Callable[[Cell], float]
+    bound: float
+    more_is_better: bool = True
+
+
 def _targets(samples: Samples) -> str:
     """What was promised, and what was found."""
-    rows = []
-    for text, cell, value, bound in _promises(samples):
-        if cell in samples.by_cell:
-            kept = value <= bound if text.startswith("added") else value >= bound
-            sign = "≤" if text.startswith("added") else "≥"
-            rows.append((text, f"{sign} {bound:g}", f"{value:.2f}", "yes" if kept else "**no**"))
-    return report.table(("relative to the better LiteLLM", "target", "measured", "kept"), rows)
+    head = ("relative to the better LiteLLM", "target", "measured", "kept")
+    return report.table(head, (_kept(promise, promise.value(promise.cell)) for promise in _promises(samples)))
 
 
-def _promises(samples: Samples) -> list[tuple[str, Cell, float, float]]:
-    def rate(
-        text: str, peer: str, stream: bool, connections: int, bound: float
-    ) -> tuple[str, Cell, float, float]:
-        cell = Cell(peer, stream, connections)
-        return text, cell, samples.times_litellm(cell) if cell in samples.by_cell else math.nan, bound
+def _kept(promise: Promise, value: float) -> tuple[str, ...]:
+    kept = value >= promise.bound if promise.more_is_better else value <= promise.bound
+    sign = "≥" if promise.more_is_better else "≤"
+    digits = 1 if promise.more_is_better else 3
+    return promise.what, f"{sign} {promise.bound:g}", f"{value:.{digits}f}", "yes" if kept else "**no**"
 
-    latency = Cell("push", False, 1)
-    share = samples.added_to_litellm(latency) if latency in samples.by_cell else math.nan
-    return [
-        rate("push, plain, 16 connections: requests/s", "push", False, 16, 20),
-        rate("push, plain, 64 connections: requests/s", "push", False, 64, 25),
-        rate("push, streams, 16 connections: streams/s", "push", True, 16, 30),
-        rate("pull, plain, 16 connections: requests/s", "pull", False, 16, 10),
-        rate("pull, streams, 16 connections: streams/s", "pull", True, 16, 15),
-        ("added p50, push, plain, 1 connection", latency, share, 0.2),
+
+def _promises(samples: Samples) -> list[Promise]:
+    """Those that this run can answer."""
+    rate = samples.times_litellm
+    promised = [
+        Promise("push, plain, 16 connections: requests/s", Cell("push", False, 16), rate, 20),
+        Promise("push, plain, 64 connections: requests/s", Cell("push", False, 64), rate, 25),
+        Promise("push, streams, 16 connections: streams/s", Cell("push", True, 16), rate, 30),
+        Promise("pull, plain, 16 connections: requests/s", Cell("pull", False, 16), rate, 10),
+        Promise("pull, streams, 16 connections: streams/s", Cell("pull", True, 16), rate, 15),
+        Promise(
+            "added p50, push, plain, 1 connection",
+            Cell("push", False, 1),
+            samples.added_to_litellm,
+            0.2,
+            more_is_better=False,
+        ),
     ]
+    measured = [promise for promise in promised if promise.cell in samples.by_cell]
+    return measured if LITELLM_PROVIDERS.keys() & set(samples.peers) else []
 
 
 async def bench(options: argparse.Namespace) -> None:
-    async with stand(HOME) as programs:
+    async with running(HOME / "logs") as programs:
         targets, market = await start(programs, options)
         measuring = asyncio.ensure_future(measure(targets, options))
         await programs.while_alive(measuring)

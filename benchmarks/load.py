@@ -42,6 +42,12 @@ class Target:
     key: str = ""
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` (0..1) of the values do not exceed; NaN for none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+
+
 @dataclass(slots=True)
 class Result:
     """What one run gave. Latencies in seconds, of the measured requests only."""
@@ -60,8 +66,7 @@ class Result:
 
     def percentile_ms(self, share: float) -> float:
         """The latency in milliseconds that `share` (0..1) of the requests did not exceed."""
-        ordered = sorted(self.latencies)
-        return ordered[max(0, math.ceil(share * len(ordered)) - 1)] * 1000 if ordered else math.nan
+        return percentile(self.latencies, share) * 1000
 
 
 @dataclass(slots=True)

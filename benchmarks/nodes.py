@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,11 +20,13 @@ import orjson
 import psutil
 import uvloop
 
-from benchmarks import load, report
+from benchmarks import load, peers, report
 from benchmarks.calls import Caller
-from benchmarks.load import LoadError, Target
-from benchmarks.stand import COMMON_MODEL, HOME, Marketplace, StandError, django_program, stand
+from benchmarks.load import LoadError
+from benchmarks.peers import HOME, Marketplace
+from benchmarks.programs import StandError, django_program, running
 
+COMMON_MODEL = "bench-nodes"
 INTERVAL_S = 15.0
 NODES_PER_CONNECTION = 10
 CHATS_AT_ONCE = 50
@@ -44,9 +45,6 @@ class Beats:
     def rate(self) -> float:
         return len(self.latencies) / self.seconds
 
-    def percentile_ms(self, share: float) -> float:
-        return statistics.quantiles(self.latencies, n=100)[round(share * 100) - 1] * 1000
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -55,7 +53,7 @@ class Finding:
     what: str
     beats: Beats | None
     cpu: float
-    chat_ms: float
+    chats: Sequence[float]
 
 
 def beat_request(url: str, token: str) -> bytes:
@@ -137,15 +135,16 @@ async def beat_as_fast_as_possible(
     return beats
 
 
-async def chat(market: Marketplace, *, seconds: float) -> float:
-    """Median milliseconds of chat requests that are sent in small groups, one after the other, meanwhile."""
-    target = Target(market.url, COMMON_MODEL, market.key)
+async def chat(market: Marketplace, *, seconds: float) -> list[float]:
+    """Seconds that chat requests take which are sent meanwhile in small groups, one after the other."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        latencies += (await load.run(target, connections=1, count=CHATS_AT_ONCE)).latencies
+        latencies += (
+            await load.run(market.target(COMMON_MODEL), connections=1, count=CHATS_AT_ONCE)
+        ).latencies
         await asyncio.sleep(max(0.0, min(CHAT_EVERY_S, end - time.perf_counter())))
-    return statistics.median(latencies) * 1000
+    return latencies
 
 
 class Cpu:
@@ -181,17 +180,17 @@ async def observe(market: Marketplace, tokens: Sequence[str], *, seconds: float)
     return [
         Finding("all nodes known, no heartbeats", None, resting, chat_alone),
         Finding(f"a heartbeat of each every {INTERVAL_S:g} s", beating.result(), busy, chatting.result()),
-        Finding("as many heartbeats as it takes", most, cpu.share(), float("nan")),
+        Finding("as many heartbeats as it takes", most, cpu.share(), ()),
     ]
 
 
 async def heartbeats(options: argparse.Namespace) -> str:
     """The table of part one."""
-    async with stand(HOME) as programs:
-        engine = await programs.engine(COMMON_MODEL)
-        market = await programs.marketplace()
-        tokens: list[str] = (await market.rows("nodes", str(options.nodes), engine))["tokens"]
-        await programs.until_routed(market, COMMON_MODEL)
+    async with running(HOME / "logs") as programs:
+        engine = await peers.engine(programs, COMMON_MODEL)
+        market = await peers.marketplace(programs)
+        tokens: list[str] = (await market.rows("nodes", COMMON_MODEL, str(options.nodes), engine))["tokens"]
+        await peers.until_routed(programs, market, COMMON_MODEL)
         print(f"{len(tokens):,} nodes are registered and known", flush=True)
         observing = asyncio.ensure_future(observe(market, tokens, seconds=options.seconds))
         await programs.while_alive(observing)
@@ -210,23 +209,25 @@ def _rendered(findings: Sequence[Finding], options: argparse.Namespace) -> str:
         "heartbeats/s",
         "p50 ms",
         "p95 ms",
-        "CPU (of one core)",
+        "longest ms",
+        "CPU",
         "chat p50 ms",
+        "chat p95 ms",
     )
     return report.table(head, (_line(finding) for finding in findings))
 
 
 def _line(finding: Finding) -> tuple[str, ...]:
-    beats = finding.beats
-    figures = ("", "", "")
+    beats, chats = finding.beats, finding.chats
+    figures = [""] * 4
     if beats is not None:
-        figures = (
-            f"{beats.rate:,.0f}",
-            f"{beats.percentile_ms(0.5):.2f}",
-            f"{beats.percentile_ms(0.95):.2f}",
-        )
-    chat_ms = "" if finding.chat_ms != finding.chat_ms else f"{finding.chat_ms:.2f}"
-    return finding.what, *figures, f"{finding.cpu:.0%}", chat_ms
+        figures = [f"{beats.rate:,.0f}", *(_ms(beats.latencies, share) for share in (0.5, 0.95, 1))]
+    return finding.what, *figures, f"{finding.cpu:.0%}", _ms(chats, 0.5), _ms(chats, 0.95)
+
+
+def _ms(seconds: Sequence[float], share: float) -> str:
+    """The milliseconds that `share` (0..1) of the values do not exceed; nothing for no values."""
+    return f"{load.percentile(seconds, share) * 1000:.2f}" if seconds else ""
 
 
 async def placement() -> str:

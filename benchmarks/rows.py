@@ -1,6 +1,6 @@
 """What a run needs of the marketplace's database: an account, many nodes, a count of what was recorded.
 
-A program of its own, so that the measuring process stays free of Django; `stand.Marketplace.rows` runs it and
+A program of its own, so that the measuring process stays free of Django; `peers.Marketplace.rows` runs it and
 reads the JSON that it prints.
 """
 
@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import Count, Max, Sum
 from django.utils import timezone
 
-from benchmarks.stand import COMMON_MODEL, HARDWARE
+from benchmarks.peers import HARDWARE
 from clients import credentials, keys
 from clients.models import Client, ProviderStatus
 from gpus.models import Delivery, Heartbeat, Node, NodeState, Offer
@@ -23,7 +23,7 @@ from inference.models import Inference
 from marketplace import bus
 
 ACCOUNT = "benchmark"
-# Each of the many nodes holds the common model, and one of these.
+# Each of the many nodes holds one model in common, and one of so many others.
 OTHER_MODELS = 50
 
 
@@ -45,8 +45,8 @@ def newest() -> dict[str, Any]:
 
 
 @transaction.atomic
-def nodes(count: int, push_url: str) -> dict[str, Any]:
-    """Register `count` nodes that answer at `push_url`, as `gpus.nodes.register` would, in bulk."""
+def nodes(model: str, count: int, push_url: str) -> dict[str, Any]:
+    """Register nodes with `model` that answer at `push_url`, as `gpus.nodes.register` would, in bulk."""
     owner, now = Client.objects.get(username=ACCOUNT), timezone.now()
     tokens = [credentials.new_secret("") for _ in range(count)]
     made = Node.objects.bulk_create(
@@ -71,9 +71,9 @@ def nodes(count: int, push_url: str) -> dict[str, Any]:
     Heartbeat.objects.bulk_create((Heartbeat(node=node, at=now) for node in made), batch_size=1000)
     Offer.objects.bulk_create(
         (
-            Offer(node=node, model=model, kinds=["chat"], concurrency=4)
+            Offer(node=node, model=held, kinds=["chat"], concurrency=4)
             for number, node in enumerate(made)
-            for model in (COMMON_MODEL, f"{COMMON_MODEL}-{number % OTHER_MODELS}")
+            for held in (model, f"{model}-{number % OTHER_MODELS}")
         ),
         batch_size=1000,
     )
@@ -102,6 +102,7 @@ def main() -> None:
     verbs.add_parser("account")
     verbs.add_parser("newest")
     many = verbs.add_parser("nodes")
+    many.add_argument("model")
     many.add_argument("count", type=int)
     many.add_argument("push_url")
     verbs.add_parser("recorded").add_argument("after", type=int)

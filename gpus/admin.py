@@ -130,6 +130,10 @@ class NodeAdmin(ModelAdmin):
         obj.save(update_fields=[*form.changed_data, "changed_at"])
         nodes.announce(obj.pk)
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        # Its offers and events go with it, though nobody may delete these alone.
+        return [str(node) for node in objs], {"nodes": len(objs)}, set(), []
+
     def delete_model(self, request: HttpRequest, obj: Node) -> None:
         nodes.deregister(node_id=obj.pk)
 

@@ -53,6 +53,11 @@ class Registered:
     token: str
     found: Liveness
 
+    @property
+    def messages(self) -> list[str]:
+        """What operators want the owner to read."""
+        return [self.node.message] if self.node.message else []
+
 
 def register(*, owner: Client, joining: Joining, now: datetime) -> Registered:
     """Let a machine join, or join again: same owner and machine, same node, new token; the old one is void.

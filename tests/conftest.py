@@ -26,6 +26,9 @@ DEFAULTS = {
 }
 PASSWORD = "correct horse battery"
 
+# A server with nodes, for the tests that need one.
+pytest_plugins = ["tests.served"]
+
 supervisor = Supervisor(say=print)
 
 

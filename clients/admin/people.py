@@ -51,7 +51,7 @@ class ClientAdmin(UserAdmin, ModelAdmin):
     list_filter = ("is_active", "is_staff", "provider_status", "date_joined")
     search_fields = ("username", "email", "phone_no", "=ip")
     ordering = ("-date_joined",)
-    readonly_fields = ("email_confirmed_at", *PROVIDER_FIELDS, *HISTORY_FIELDS)
+    readonly_fields = ("email_confirmed_at", "profile_image_url", *PROVIDER_FIELDS, *HISTORY_FIELDS)
     fieldsets = (
         (None, {"fields": ("username", "email", "email_confirmed_at", "password")}),
         (

@@ -53,6 +53,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self._signal)
+        self._node.check()
         try:
             for engine in self._engines:
                 await engine.start(self._node.beat_soon)
@@ -182,9 +183,7 @@ async def _run(options: Options, states: StateFile) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(arguments)
-        logging.basicConfig(
-            level=options.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-        )
+        _log(options.log_level)
         states = StateFile(options.state_dir)
         states.lock()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -198,6 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         os._exit(status)  # a model that is loading or computing in its thread would be waited for
     return status
+
+
+def _log(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    for talkative in ("sentence_transformers", "transformers", "httpx"):
+        logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

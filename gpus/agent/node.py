@@ -55,6 +55,14 @@ class Node:
         self.state: State = states.load()
 
     # --- Joining -----------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Raises CannotJoin where it is clear from the start that joining will fail."""
+        if not self._still_registered() and not self._options.has_account:
+            raise CannotJoin(
+                "The marketplace does not know this node yet. Start it once with --token (your account's token "
+                "or an API key), or with --email and --password."
+            )
+
     async def join(self) -> None:
         """Be registered: as saved, else anew. Waits for a marketplace that is away. Raises CannotJoin."""
         if self._still_registered():
@@ -128,11 +136,6 @@ class Node:
         options = self._options
         if options.token:
             return options.token
-        if not options.email:
-            raise CannotJoin(
-                "The marketplace does not know this node yet. Start it once with --token (your account's "
-                "token or an API key), or with --email and --password."
-            )
         return await self._marketplace.login(email=options.email, password=options.password)
 
     async def _registration(self) -> dict[str, Any]:

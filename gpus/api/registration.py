@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from clients.authentication import caller
 from clients.models import Client
-from gpus import nodes
+from gpus import nodes, push_urls
 from gpus.api.fields import HARDWARE, HardwareSerializer, ModelsField, UserField
 from gpus.models import Delivery, NodeState
 from gpus.nodes import Joining, Registered
@@ -43,7 +43,7 @@ class RegisterSerializer(HardwareSerializer):
     delivery = serializers.ChoiceField(
         Delivery.choices, required=False, help_text="By default push where `push_url` is given, else pull."
     )
-    push_url = serializers.CharField(max_length=500, required=False, allow_blank=True)
+    push_url = serializers.CharField(max_length=push_urls.MAX_LENGTH, required=False, allow_blank=True)
     region = serializers.CharField(max_length=50, required=False, allow_blank=True)
     agent_version = serializers.CharField(max_length=50, required=False, allow_blank=True)
     engine = serializers.CharField(max_length=200, required=False, allow_blank=True)
@@ -83,12 +83,15 @@ class RegisteredSerializer(serializers.Serializer[Registered]):
     connect_url = serializers.SerializerMethodField(
         help_text="Where an agent that pulls opens its WebSocket."
     )
-    push_secret = serializers.CharField(
-        required=False, help_text="Push only: what the marketplace shows when it calls the node."
+    push_secret = serializers.SerializerMethodField(
+        help_text="What the marketplace shows when it calls the node; null where the node pulls."
     )
     heartbeat_interval_s = serializers.SerializerMethodField()
     minimum_agent_version = serializers.SerializerMethodField()
     messages = serializers.ListField(child=serializers.CharField())
+
+    def get_push_secret(self, joined: Registered) -> str | None:
+        return nodes.push_secret(joined.node) if joined.node.delivery == Delivery.PUSH else None
 
     def get_connect_url(self, _joined: Registered) -> str:
         return "ws" + settings.PUBLIC_URL.removeprefix("http") + CONNECT_PATH

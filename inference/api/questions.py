@@ -172,7 +172,8 @@ def _plain_ask(call: Call, principal: Principal, kind: Kind, model: str, body: d
 
 def _any_request(desk: Desk, model: str, said: dict[str, Any]) -> tuple[Kind, dict[str, Any]]:
     """What kind of request an input is, and that request in OpenAI's words. Raises InvalidRequest."""
-    value, params = said.get("input", said.get("input_data")), said.get("params") or {}
+    value, params = said.get("input", said.get("input_data")), said.get("params", {})
+    params = {} if params is None else params
     if not isinstance(params, dict) or params.keys() & {"stream", "model", "n"}:
         raise InvalidRequest("`params` must be an object like {\"temperature\", \"top_p\", \"max_tokens\"}.", param="params")
     kind = desk.shelf.kind_for_text(model)

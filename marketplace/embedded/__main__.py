@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(home: Home, given: argparse.Namespace) -> int:
     """Start, do the main job once, stay until Ctrl-C (unless `--once`), stop. The exit status."""
+    home.lock()
     marketplace = LocalMarketplace(home)
     first = not home.credentials.exists()
     try:
@@ -38,7 +39,6 @@ def run(home: Home, given: argparse.Namespace) -> int:
     except Interrupted:
         done = not given.once
     finally:
-        print("Stopping…", flush=True)
         marketplace.stop()
     return 0 if done else 1
 

@@ -68,6 +68,11 @@ class Home:
         self._lock = file
         self.sign(f"process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
 
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def sign(self, text: str) -> None:
         """Write into the lock who we are, for whoever finds it held."""
         assert self._lock is not None

@@ -42,9 +42,8 @@ class LocalMarketplace:
     def start(self) -> None:
         """Bring all parts up, in order of need.
 
-        Raises AlreadyRuns, HomeUnusable, CannotListen, StartFailed, Interrupted.
+        The home must be locked. Raises HomeUnusable, CannotListen, StartFailed, Interrupted.
         """
-        self.home.lock()
         self.supervisor.catch_signals()
         self.listener = Listener(self.home)
         self.home.sign(f"process {os.getpid()}, {self.listener.local_url}")
@@ -74,7 +73,10 @@ class LocalMarketplace:
         self.supervisor.until(lambda: False, tick_s=LOOK_AGAIN_S)
 
     def stop(self) -> None:
+        """End everything that was started, the last first."""
+        self.say("Stopping")
         self.supervisor.stop()
+        self.say("Stopped")
 
     def _environment(self) -> dict[str, str]:
         """What Django's processes get: the caller's settings first, then the demo's."""

@@ -67,6 +67,7 @@ class Supervisor:
         self.stop_asked = False
         self._state_file = state_file
         self._facts: dict[str, object] = {}
+        self._write_state()
 
     def catch_signals(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -19,9 +19,11 @@ NEW = "an entirely new one"
 
 
 @pytest.fixture(autouse=True)
-def _tasks_run_at_once(monkeypatch):
-    monkeypatch.setattr(app.conf, "task_always_eager", True)
-    monkeypatch.setattr(app.conf, "task_eager_propagates", True)
+def _tasks_run_at_once():
+    before = {name: app.conf[name] for name in ("task_always_eager", "task_eager_propagates")}
+    app.conf.update(dict.fromkeys(before, True))
+    yield
+    app.conf.update(before)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import httpx2 as httpx
 import openai
 import pytest
 from aiohttp import web
-from tests.inference.conftest import Server, last_record
-from tests.inference.engine import Background, Engine, answer, chunk, stream
+from tests.served import Server, last_record
+from tests.engine import Background, Engine, answer, chunk, stream
 
 from django.utils import timezone
 from clients import keys

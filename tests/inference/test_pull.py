@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from tests.inference.agent import HEAD, Agent
-from tests.inference.conftest import Server, last_record
-from tests.inference.engine import Background, chunk
+from tests.agent import HEAD, Agent
+from tests.served import Server, last_record
+from tests.engine import Background, chunk
 from websockets.exceptions import InvalidStatus
 
 from gpus import protocol

@@ -32,7 +32,7 @@ VERSION = "1"
 CONTEXT = 512
 STEPS, BATCH, LENGTH = 100, 16, 128
 # A slow machine trains less rather than longer.
-TRAIN_MOST_S = 14.0
+TRAIN_MOST_S = 30.0
 LEARNING_RATE = 4e-3
 _RISE = 0.15
 SEED = 20
@@ -150,7 +150,7 @@ def _save(model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path)
 def _batches(
     words: PreTrainedTokenizerFast, chance: random.Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of conversations: ids and labels, each BATCH x LENGTH; learned are answers and plain texts only."""
+    """Batches of conversations: ids and labels, each BATCH x LENGTH; learned are answers and plain texts."""
     sentences = sorted(set(texts(Path(__file__).resolve().parents[3])))
     while True:
         ids = torch.zeros(BATCH, LENGTH, dtype=torch.long)

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from django.db import connections
 from django.utils import timezone
-from tests.inference.engine import Background, Engine
+from tests.engine import Background, Engine
 
 from clients import credentials, keys
 from clients.models import Client
