@@ -187,8 +187,9 @@ def rendered(samples: Samples, options: argparse.Namespace) -> str:
             cells = [Cell(peer, stream, connections) for peer in samples.peers]
             title = f"{mode.capitalize()}, {connections} connection{'s' if connections > 1 else ''}"
             parts.append(f"**{title}**\n\n{report.table(head, (_line(samples, cell) for cell in cells))}")
+    rounds = f"{options.rounds} round{'s' if options.rounds > 1 else ''}"
     how = (
-        f"{options.rounds} round{'s' if options.rounds > 1 else ''} of {options.seconds:g} s each; {report.machine()}; "
+        f"{rounds} of {options.seconds:g} s each; {report.machine()}; "
         f"LiteLLM 1.102.4 with {options.litellm_workers} worker{'s' if options.litellm_workers > 1 else ''}."
     )
     return "\n\n".join([*parts, how])

@@ -51,7 +51,8 @@ def main() -> int:
     try:
         home.lock()
         supervisor.catch_signals()
-        sys.stdout.buffer.write(orjson.dumps(start(supervisor, home, Listener(home))) + b"\n")
+        listener = Listener(home)  # the web process's successor would need it, so it stays open
+        sys.stdout.buffer.write(orjson.dumps(start(supervisor, home, listener)) + b"\n")
         sys.stdout.flush()
         supervisor.until(lambda: False)
     except (AlreadyRuns, HomeUnusable, StartFailed) as error:

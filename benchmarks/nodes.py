@@ -155,7 +155,10 @@ class Cpu:
         self._at, self._used = time.perf_counter(), self._cpu()
 
     def _cpu(self) -> float:
-        times = self._process.cpu_times()
+        try:
+            times = self._process.cpu_times()
+        except psutil.NoSuchProcess:
+            raise StandError("The web process has ended; see the log in .local/bench/logs.") from None
         return float(times.user + times.system)
 
     def share(self) -> float:

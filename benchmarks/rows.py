@@ -6,13 +6,13 @@ reads the JSON that it prints.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
 import orjson
 from django.db import transaction
-from django.db.models import Count, Max, Sum
+from django.db.models import Count, Max, QuerySet, Sum
 from django.utils import timezone
 
 from benchmarks.peers import HARDWARE
@@ -34,9 +34,21 @@ def account() -> dict[str, Any]:
         username=ACCOUNT,
         defaults={"email": "benchmark@localhost.example", "provider_status": ProviderStatus.APPROVED},
     )
-    client.nodes.all().delete()
+    _forget(client.nodes.all())
     client.api_keys.all().delete()
     return {"key": keys.create(client, name="benchmark").key} | newest()
+
+
+def _forget(nodes: QuerySet[Node]) -> None:
+    """Remove the nodes of an earlier run; the web process must know at once, nobody answers there now."""
+    gone = list(nodes.values_list("id", flat=True))
+    nodes.delete()
+    transaction.on_commit(lambda: _announce(gone))
+
+
+def _announce(node_ids: Iterable[int]) -> None:
+    for node_id in node_ids:
+        bus.announce("nodes", str(node_id))
 
 
 def newest() -> dict[str, Any]:
@@ -77,7 +89,7 @@ def nodes(model: str, count: int, push_url: str) -> dict[str, Any]:
         ),
         batch_size=1000,
     )
-    transaction.on_commit(lambda: bus.announce("nodes", str(made[-1].pk)))
+    transaction.on_commit(lambda: _announce([made[-1].pk]))
     return {"tokens": tokens}
 
 

@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, RangeDateTimeFilter
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
@@ -71,7 +71,7 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
     list_filter = (
         *("status", ModelFilter, FaceFilter, "kind", "streamed", "usage_source"),
         *(("node", AutocompleteSelectFilter), ("client", AutocompleteSelectFilter)),
-        ("created_at", RangeDateTimeFilter),
+        "created_at",
     )
     list_filter_submit = True
     list_select_related = ("client", "node")

@@ -28,6 +28,9 @@ class KeySerializer(serializers.ModelSerializer[ApiKey]):
     requests_per_minute = serializers.IntegerField(
         min_value=1, max_value=1_000_000, required=False, allow_null=True, help_text="null means no limit."
     )
+    revoked_reason = serializers.CharField(
+        read_only=True, allow_blank=True, help_text="Why an operator cut the key off."
+    )
     expires_at = serializers.DateTimeField(required=False, allow_null=True, help_text="null means never.")
 
     class Meta:

@@ -5,7 +5,6 @@ from typing import Any
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
-from drf_yasg import openapi
 from drf_yasg.utils import swagger_auto_schema
 from kombu.exceptions import OperationalError
 from rest_framework import serializers
@@ -64,12 +63,7 @@ class PasswordReset(PublicView):
 class NewPassword(PublicView):
     throttle_scope = "reset"
 
-    @swagger_auto_schema(
-        operation_id="client_reset-password_read",
-        tags=["client"],
-        security=[],
-        responses={200: openapi.Response("A page (text/html) to type the new password into."), **errors(429)},
-    )
+    @swagger_auto_schema(auto_schema=None)  # a page for people, not an API
     def get(self, request: Request, uidb64: str, token: str) -> HttpResponse:
         """The page that the link in the e-mail opens."""
         page = render(request._request, "clients/new_password.html")

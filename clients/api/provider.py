@@ -19,7 +19,7 @@ class ProviderAnswer(serializers.ModelSerializer[Client]):
     message = serializers.SerializerMethodField(help_text="Why it is so, for people.")
     fix = serializers.SerializerMethodField(help_text="What to do about it.")
     reason = serializers.CharField(
-        source="provider_reason", read_only=True, help_text="The operator's own words."
+        source="provider_reason", read_only=True, allow_blank=True, help_text="The operator's own words."
     )
     decided_at = serializers.DateTimeField(source="provider_decided_at", read_only=True, allow_null=True)
 

@@ -16,6 +16,7 @@ from clients.models import Token
 
 
 class DeviceSerializer(serializers.ModelSerializer[Token]):
+    user_agent = serializers.CharField(read_only=True, allow_blank=True)
     current = serializers.SerializerMethodField(help_text="Whether this request came from it.")
 
     class Meta:

@@ -59,8 +59,8 @@ class Node:
         """Raises CannotJoin where it is clear from the start that joining will fail."""
         if not self._still_registered() and not self._options.has_account:
             raise CannotJoin(
-                "The marketplace does not know this node yet. Start it once with --token (your account's token "
-                "or an API key), or with --email and --password."
+                "The marketplace does not know this node yet. Start it once with --token (your account's "
+                "token or an API key), or with --email and --password."
             )
 
     async def join(self) -> None:

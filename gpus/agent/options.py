@@ -25,7 +25,7 @@ class Options:
     marketplace: str
     state_dir: Path
     models_dir: Path
-    token: str = ""
+    token: str = field(default="", repr=False)
     email: str = ""
     password: str = field(default="", repr=False)
     name: str = ""

@@ -51,6 +51,7 @@ class StateFile:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self.unlock()
             raise StateError(
                 f"Another agent is running with {self.folder}; give each its own --state-dir."
             ) from error

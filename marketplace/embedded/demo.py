@@ -14,7 +14,7 @@ import requests
 
 PROMPT = "Hello, who are you?"
 TEXT = "A marketplace for GPUs."
-MAX_TOKENS = 60
+MAX_TOKENS = 100
 TIMEOUT_S = 120
 TRY_AGAIN_S = 0.3
 # A node that has just connected is known to all web processes a moment later.

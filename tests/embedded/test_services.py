@@ -1,6 +1,7 @@
 """Our own PostgreSQL and Valkey: they answer, keep what they hold, and never outlive their supervisor."""
 
 import os
+import shutil
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -109,8 +110,12 @@ def test_root_s_closed_home_puts_data_and_programs_where_postgresql_may_go(run, 
     closed.mkdir(mode=0o700)
     place = place_for_services(Home(closed / "home"))
     assert place.folder.parent == Path("/var/lib/gpu-marketplace")
-    assert ask(run(closed / "home").url("DATABASE_URL"), "SELECT 1") == 1
-    assert not (closed / "home" / "postgres").exists()
+    try:
+        assert ask(run(closed / "home").url("DATABASE_URL"), "SELECT 1") == 1
+        assert (place.folder / "postgres").exists()
+        assert not (closed / "home" / "postgres").exists()
+    finally:
+        shutil.rmtree(place.folder)
 
 
 def test_given_urls_replace_them(folder, monkeypatch):

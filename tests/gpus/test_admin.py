@@ -110,7 +110,9 @@ def test_an_operator_removes_a_node(browser: Browser, node: Node, announced: Any
 
 
 @pytest.mark.parametrize("name", ["gpu", "gateway", "offer"])
-def test_the_other_lists_open(browser: Browser, node: Node, name: str, bob: Any, hardware: dict[str, str]) -> None:
+def test_the_other_lists_open(
+    browser: Browser, node: Node, name: str, bob: Any, hardware: dict[str, str]
+) -> None:
     Gpu.objects.create(user=bob, **hardware)
 
     assert browser.get(reverse(f"admin:gpus_{name}_changelist")).status_code == 200

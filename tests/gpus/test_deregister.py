@@ -34,10 +34,14 @@ def test_the_token_may_come_in_the_header(api: Any, token: str, scheme: str) -> 
 
 
 def test_the_body_counts_where_the_account_is_in_the_header(api: Any, token: str) -> None:
-    assert api().delete(URL, {"node_token": token}, HTTP_AUTHORIZATION="Token of-an-account").status_code == 204
+    assert (
+        api().delete(URL, {"node_token": token}, HTTP_AUTHORIZATION="Token of-an-account").status_code == 204
+    )
 
 
-@pytest.mark.parametrize("body", [None, {}, {"node_token": ""}, {"node_token": None}, {"node_token": 7}, [], {"node_token": []}])
+@pytest.mark.parametrize(
+    "body", [None, {}, {"node_token": ""}, {"node_token": None}, {"node_token": 7}, [], {"node_token": []}]
+)
 def test_a_missing_token_is_answered_with_the_exact_sentence(db: None, api: Any, body: Any) -> None:
     reply = api().delete(URL, body)
 

@@ -37,7 +37,12 @@ def test_it_says_what_the_marketplace_thinks(beat: Callable[..., httpx.Response]
     assert said["state"] == "unreachable"
     assert said["reason"]
     assert said["fix"]
-    assert (said["drain"], said["suspended"], said["maintenance"], said["messages"]) == (False, False, False, [])
+    assert (said["drain"], said["suspended"], said["maintenance"], said["messages"]) == (
+        False,
+        False,
+        False,
+        [],
+    )
 
 
 def test_it_is_written_down(beat: Callable[..., httpx.Response], node: Node, server: Server) -> None:
@@ -120,6 +125,8 @@ def test_nonsense_is_refused_and_changes_nothing(
     assert Node.objects.values().get() == before
 
 
-def test_a_node_that_registered_again_is_told_so(beat: Callable[..., httpx.Response], node: Node, server: Server) -> None:
+def test_a_node_that_registered_again_is_told_so(
+    beat: Callable[..., httpx.Response], node: Node, server: Server
+) -> None:
     Node.objects.filter(pk=node.pk).update(token_digest="0" * 64, changed_at=timezone.now())
     server.until(lambda: beat().status_code == 404)

@@ -14,7 +14,9 @@ def record(bob: Any, hardware: dict[str, str]) -> Gpu:
     return Gpu.objects.create(user=bob, **hardware)
 
 
-def test_the_documents_client_makes_a_record_and_reads_it(bob: Any, api: Any, hardware: dict[str, str]) -> None:
+def test_the_documents_client_makes_a_record_and_reads_it(
+    bob: Any, api: Any, hardware: dict[str, str]
+) -> None:
     made = api(bob).post(URL, {**hardware, "user": bob.pk})
 
     assert made.status_code == 201
@@ -23,7 +25,9 @@ def test_the_documents_client_makes_a_record_and_reads_it(bob: Any, api: Any, ha
     assert api(bob).get(URL).json() == [made.json()]
 
 
-def test_numbers_are_taken_as_texts_and_the_user_as_digits(bob: Any, api: Any, hardware: dict[str, str]) -> None:
+def test_numbers_are_taken_as_texts_and_the_user_as_digits(
+    bob: Any, api: Any, hardware: dict[str, str]
+) -> None:
     sent = {**hardware, "cpu_core": 16, "ram": 64.5, "user": str(bob.pk)}
 
     made = api(bob).post(URL, sent).json()
@@ -44,7 +48,9 @@ def test_a_wrong_field_is_named(bob: Any, api: Any, hardware: dict[str, str], fi
     assert list(reply.json()) == [field]
 
 
-def test_a_record_is_replaced_patched_and_deleted(bob: Any, api: Any, record: Gpu, hardware: dict[str, str]) -> None:
+def test_a_record_is_replaced_patched_and_deleted(
+    bob: Any, api: Any, record: Gpu, hardware: dict[str, str]
+) -> None:
     url = f"{URL}{record.pk}/"
 
     assert api(bob).put(url, {**hardware, "os_name": "BSD", "user": bob.pk}).json()["os_name"] == "BSD"
@@ -54,7 +60,9 @@ def test_a_record_is_replaced_patched_and_deleted(bob: Any, api: Any, record: Gp
     assert api(bob).get(url).status_code == 404
 
 
-def test_a_record_for_somebody_else_is_refused(bob: Any, alice: Any, api: Any, hardware: dict[str, str]) -> None:
+def test_a_record_for_somebody_else_is_refused(
+    bob: Any, alice: Any, api: Any, hardware: dict[str, str]
+) -> None:
     assert api(bob).post(URL, {**hardware, "user": alice.pk}).status_code == 403
 
 
@@ -90,7 +98,9 @@ def test_what_is_no_record_is_not_found(bob: Any, api: Any, id_: str) -> None:
     assert api(bob).get(f"{URL}{id_}/").status_code == 404
 
 
-def test_pages_are_bare_arrays_with_the_total_in_a_header(bob: Any, api: Any, hardware: dict[str, str]) -> None:
+def test_pages_are_bare_arrays_with_the_total_in_a_header(
+    bob: Any, api: Any, hardware: dict[str, str]
+) -> None:
     for _ in range(3):
         Gpu.objects.create(user=bob, **hardware)
 
@@ -100,12 +110,16 @@ def test_pages_are_bare_arrays_with_the_total_in_a_header(bob: Any, api: Any, ha
     assert reply["X-Total-Count"] == "3"
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=1001", "limit=", "offset=-1", "offset=1e9", "limit=%00"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "limit=1001", "limit=", "offset=-1", "offset=1e9", "limit=%00"]
+)
 def test_a_page_that_cannot_be_is_refused(bob: Any, api: Any, query: str) -> None:
     assert api(bob).get(f"{URL}?{query}").status_code == 400
 
 
-@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"', b"{", b"\xff", b'{"a": NaN}', b"[" * 100_000, b'"\\ud800"'])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"1", b"null", b'"x"', b"{", b"\xff", b'{"a": NaN}', b"[" * 100_000, b'"\\ud800"']
+)
 def test_a_body_that_is_no_object_is_refused(bob: Any, api: Any, body: bytes) -> None:
     assert api(bob).post(URL, body, content_type="application/json").status_code == 400
 

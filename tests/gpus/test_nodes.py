@@ -12,7 +12,9 @@ def active(node: Node) -> set[str]:
     return set(Offer.objects.filter(node=node, active=True).values_list("model", flat=True))
 
 
-def test_registering_again_keeps_the_node_and_voids_the_old_token(bob: Any, join: Any, announced: Any) -> None:
+def test_registering_again_keeps_the_node_and_voids_the_old_token(
+    bob: Any, join: Any, announced: Any
+) -> None:
     first = join(bob, machine_id="m1")
     with announced() as said:
         second = join(bob, "other", machine_id="m1", name="renamed")
@@ -62,7 +64,9 @@ def test_a_refused_provider_does_not_ask_again_by_registering(charlie: Any, join
     assert "no invoice" in joined.found.reason
 
 
-def test_an_operators_suspension_outlives_a_new_registration(bob: Any, operator: Any, join: Any, now: Any) -> None:
+def test_an_operators_suspension_outlives_a_new_registration(
+    bob: Any, operator: Any, join: Any, now: Any
+) -> None:
     node = join(bob, machine_id="m1").node
     nodes.suspend(node_id=node.pk, reason="mining", by=operator, now=now)
 
@@ -101,7 +105,9 @@ def test_a_bare_name_keeps_what_is_known_of_the_offer(bob: Any, join: Any, now: 
     assert (offer.active, offer.concurrency, offer.context_length) == (True, 7, 512)
 
 
-def test_the_same_models_again_change_and_announce_nothing(bob: Any, join: Any, now: Any, announced: Any) -> None:
+def test_the_same_models_again_change_and_announce_nothing(
+    bob: Any, join: Any, now: Any, announced: Any
+) -> None:
     node = join(bob, "toy").node
 
     with announced() as said:
@@ -129,7 +135,9 @@ def test_suspending_leaves_an_event_with_the_reason_and_who(
     assert ("nodes", str(node.pk)) in said
 
 
-def test_resuming_ends_the_suspension_only_once(bob: Any, operator: Any, join: Any, connect: Any, now: Any) -> None:
+def test_resuming_ends_the_suspension_only_once(
+    bob: Any, operator: Any, join: Any, connect: Any, now: Any
+) -> None:
     node = join(bob).node
     connect(node)
     nodes.suspend(node_id=node.pk, reason="mining", by=operator, now=now)

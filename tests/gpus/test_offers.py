@@ -12,11 +12,21 @@ def test_names_and_objects_are_taken() -> None:
         [
             "toy",
             {"name": "bare"},
-            {"id": "mini", "kinds": ["embedding"], "context_length": "512", "concurrency": 4, "revision": None},
+            {
+                "id": "mini",
+                "kinds": ["embedding"],
+                "context_length": "512",
+                "concurrency": 4,
+                "revision": None,
+            },
         ]
     )
 
-    assert found == ["toy", "bare", ModelSpec("mini", kinds=("embedding",), context_length=512, concurrency=4)]
+    assert found == [
+        "toy",
+        "bare",
+        ModelSpec("mini", kinds=("embedding",), context_length=512, concurrency=4),
+    ]
 
 
 def test_the_last_of_a_name_counts() -> None:

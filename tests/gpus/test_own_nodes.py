@@ -45,7 +45,9 @@ def test_a_provider_removes_a_node_whose_token_is_lost(bob: Any, api: Any, node:
     assert not Node.objects.exists()
 
 
-@pytest.mark.parametrize(("method", "path"), [("get", ""), ("delete", ""), ("post", "drain/"), ("post", "resume/")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("get", ""), ("delete", ""), ("post", "drain/"), ("post", "resume/")]
+)
 def test_a_stranger_does_not_find_it(charlie: Any, api: Any, node: Node, method: str, path: str) -> None:
     assert getattr(api(charlie), method)(f"{URL}{node.pk}/{path}").status_code == 404
     assert api(charlie).get(URL).json() == []

@@ -15,8 +15,12 @@ SILENT = Liveness("silent", "", "Start it.")
 ALICE, BOB = 1, 2
 
 
-def add(pool: Pool, number: int, *, concurrency: int = 1, liveness: Liveness = ONLINE, **fields: object) -> LiveOffer:
-    node = LiveNode(id=number, owner_id=9, facts=NodeFacts("approved"), name=f"node-{number}", liveness=liveness)
+def add(
+    pool: Pool, number: int, *, concurrency: int = 1, liveness: Liveness = ONLINE, **fields: object
+) -> LiveOffer:
+    node = LiveNode(
+        id=number, owner_id=9, facts=NodeFacts("approved"), name=f"node-{number}", liveness=liveness
+    )
     for name, value in fields.items():
         setattr(node, name, value)
     offer = LiveOffer(node, pool.model, frozenset({"chat"}), concurrency)

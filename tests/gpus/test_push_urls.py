@@ -16,7 +16,9 @@ def leads_to(monkeypatch: pytest.MonkeyPatch) -> Any:
     return answer
 
 
-@pytest.mark.parametrize("url", ["http://node.example.com", "https://node.example.com:8443/base", "http://8.8.8.8"])
+@pytest.mark.parametrize(
+    "url", ["http://node.example.com", "https://node.example.com:8443/base", "http://8.8.8.8"]
+)
 def test_a_public_address_is_accepted(url: str, leads_to: Any) -> None:
     leads_to("8.8.8.8")
 
@@ -52,7 +54,16 @@ def test_what_is_no_plain_http_url_is_refused(url: str, leads_to: Any) -> None:
         push_urls.check(url)
 
 
-INSIDE = ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "::1", "fd00::1", "::ffff:10.0.0.1"]
+INSIDE = [
+    "127.0.0.1",
+    "10.1.2.3",
+    "172.16.0.1",
+    "192.168.1.1",
+    "100.64.0.1",
+    "::1",
+    "fd00::1",
+    "::ffff:10.0.0.1",
+]
 NEVER = [
     "169.254.169.254",
     "fe80::1",
@@ -93,7 +104,9 @@ def test_an_inside_address_in_disguise_is_refused(address: str) -> None:
     assert not push_urls.is_allowed(address)
 
 
-@pytest.mark.parametrize("spelling", ["http://2130706433/", "http://0x7f.1/", "http://127.1/", "http://[::ffff:127.0.0.1]/"])
+@pytest.mark.parametrize(
+    "spelling", ["http://2130706433/", "http://0x7f.1/", "http://127.1/", "http://[::ffff:127.0.0.1]/"]
+)
 def test_odd_spellings_of_loopback_are_refused(spelling: str) -> None:
     with pytest.raises(PushUrlRefused):
         push_urls.check(spelling)

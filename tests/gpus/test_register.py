@@ -50,7 +50,14 @@ def test_strings_are_taken_too(bob: Any, api: Any, said: dict[str, Any]) -> None
 def test_an_agent_says_more(bob: Any, api: Any, said: dict[str, Any]) -> None:
     del said["model_name"], said["user"]
     models = [{"name": "mini", "kinds": ["embedding"], "context_length": 512, "concurrency": 8}, "toy"]
-    more = {"machine_id": "m1", "name": "attic", "region": "eu", "agent_version": "0.1.0", "engine": "local", "gpu_info": ""}
+    more = {
+        "machine_id": "m1",
+        "name": "attic",
+        "region": "eu",
+        "agent_version": "0.1.0",
+        "engine": "local",
+        "gpu_info": "",
+    }
 
     node = Node.objects.get(pk=api(bob).post(URL, {**said, **more, "models": models}).json()["node_id"])
 
@@ -65,7 +72,9 @@ def test_the_same_machine_gets_a_new_token(bob: Any, api: Any, said: dict[str, A
     assert first["node_token"] != second["node_token"]
 
 
-def test_a_push_url_makes_a_push_node_with_a_secret(bob: Any, api: Any, said: dict[str, Any], settings: Any) -> None:
+def test_a_push_url_makes_a_push_node_with_a_secret(
+    bob: Any, api: Any, said: dict[str, Any], settings: Any
+) -> None:
     settings.ALLOW_PRIVATE_NODE_URLS = True
 
     body = api(bob).post(URL, {**said, "push_url": "http://127.0.0.1:9000"}).json()
@@ -74,7 +83,9 @@ def test_a_push_url_makes_a_push_node_with_a_secret(bob: Any, api: Any, said: di
     assert body["push_secret"].startswith("mp-")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1", "http://169.254.169.254/latest", "ftp://x", "http://localhost:6379"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1", "http://169.254.169.254/latest", "ftp://x", "http://localhost:6379"]
+)
 def test_a_push_url_that_leads_inside_is_refused(bob: Any, api: Any, said: dict[str, Any], url: str) -> None:
     reply = api(bob).post(URL, {**said, "push_url": url})
 
@@ -109,7 +120,9 @@ def test_a_field_that_is_missing_is_named(bob: Any, api: Any, said: dict[str, An
 
     assert api(bob).post(URL, said).json().keys() == {"ram"}
     assert api(bob).post(URL, {**said, "ram": 1}).json().keys() == {"model_name"}
-    assert api(bob).post(URL, {**said, "ram": 1, "delivery": "push", "model_name": "x"}).json().keys() == {"push_url"}
+    assert api(bob).post(URL, {**said, "ram": 1, "delivery": "push", "model_name": "x"}).json().keys() == {
+        "push_url"
+    }
 
 
 def test_a_stranger_waits_for_approval(charlie: Any, api: Any, said: dict[str, Any]) -> None:
@@ -126,7 +139,9 @@ def test_nobody_registers_for_somebody_else(charlie: Any, api: Any, said: dict[s
     assert api(charlie).post(URL, said).status_code == 403
 
 
-def test_an_operator_registers_for_a_provider(operator: Any, bob: Any, api: Any, said: dict[str, Any]) -> None:
+def test_an_operator_registers_for_a_provider(
+    operator: Any, bob: Any, api: Any, said: dict[str, Any]
+) -> None:
     assert api(operator).post(URL, said).status_code == 201
     assert Node.objects.get().owner == bob
 

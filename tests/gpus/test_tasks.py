@@ -14,7 +14,9 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus, "announce", lambda *_: None)
 
 
-def test_the_sweep_writes_down_who_fell_silent_and_came_back(bob: Any, join: Any, connect: Any, now: Any) -> None:
+def test_the_sweep_writes_down_who_fell_silent_and_came_back(
+    bob: Any, join: Any, connect: Any, now: Any
+) -> None:
     node = join(bob).node
     connect(node)
     assert states.sweep(now=now) == 1

@@ -139,7 +139,7 @@ def prompt_text(request: dict[str, Any]) -> str:
     """All text of a request that a model reads."""
     prompt = request.get("prompt", request.get("input", ""))
     parts = prompt if isinstance(prompt, list) else [prompt]
-    texts = [part for part in parts if isinstance(part, str)]
+    texts = [part for part in parts if isinstance(part, str) and part]
     for message in request.get("messages") or ():
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, str):

@@ -191,13 +191,14 @@ class Upstream(Engine):
         for attempt in (1, 2):
             try:
                 return await self._session.post(url, data=body, allow_redirects=False)
-            except aiohttp.ServerDisconnectedError as error:
-                # A kept connection that the server had just closed: nothing was begun, a fresh one will do.
-                if attempt == 2:
-                    raise EngineFailed("The engine hung up without an answer.") from error
             except aiohttp.ClientConnectorError as error:
                 self._lost()
                 raise EngineUnreachable(f"The engine at {self._base} cannot be reached: {error}") from error
+            except aiohttp.ClientConnectionError as error:
+                # Mostly a kept connection that the server had just closed: a fresh one will do.
+                if attempt == 2:
+                    self._look_again.set()
+                    raise EngineFailed("The engine hung up without an answer.") from error
             except BROKEN as error:
                 self._look_again.set()
                 raise EngineFailed(f"The engine broke off: {error or type(error).__name__}") from error

@@ -58,7 +58,9 @@ class Pulled:
 
 
 @pytest.fixture
-async def pulled(stack: AsyncExitStack, marketplace: LinkServer, upstream: Callable[..., Any]) -> Callable[..., Any]:
+async def pulled(
+    stack: AsyncExitStack, marketplace: LinkServer, upstream: Callable[..., Any]
+) -> Callable[..., Any]:
     """Connects a node with the model server behind it to the marketplace."""
     import asyncio
 

@@ -19,7 +19,11 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
 def event(content: str = "", **more: Any) -> bytes:
-    chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": content}}], **more}
+    chunk = {
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": content}}],
+        **more,
+    }
     return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
@@ -41,6 +45,7 @@ class ModelServer:
         self.running = 0
         self.gate: asyncio.Event | None = None
         self.body: bytes | None = None
+        self.breaks_off = False
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**26)
@@ -103,6 +108,9 @@ class ModelServer:
         for word in self.words:
             await response.write(event(word, usage=None))
             await asyncio.sleep(self.pause_s)
+        if self.breaks_off and request.transport is not None:
+            request.transport.close()
+            return response
         if self.usage is not None:
             await response.write(event(choices=[], usage=self.usage))
         if self.says_done:

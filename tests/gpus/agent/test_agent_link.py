@@ -21,7 +21,9 @@ async def test_it_answers_a_request(pulled: Start, marketplace: LinkServer) -> N
     assert answer.end == {"usage": USAGE, "usage_source": "engine"}
 
 
-async def test_it_streams_as_the_engine_does(pulled: Start, marketplace: LinkServer, models: ModelServer) -> None:
+async def test_it_streams_as_the_engine_does(
+    pulled: Start, marketplace: LinkServer, models: ModelServer
+) -> None:
     models.pause_s = 0.05
     await pulled()
     number = await marketplace.ask(CHAT | {"stream": True})
@@ -43,7 +45,9 @@ async def test_many_answers_interleave(pulled: Start, marketplace: LinkServer, m
     assert bodies[:64] != sorted(bodies[:64])
 
 
-async def test_what_is_written_in_one_turn_leaves_as_one_message(pulled: Start, marketplace: LinkServer) -> None:
+async def test_what_is_written_in_one_turn_leaves_as_one_message(
+    pulled: Start, marketplace: LinkServer
+) -> None:
     await pulled()
     await marketplace.over(await marketplace.ask(CHAT))
     before = marketplace.messages
@@ -122,7 +126,7 @@ async def test_it_is_busy_beyond_its_slots_and_its_queue(
     answer = await marketplace.over(numbers[-1])
     assert answer.error is not None
     assert answer.error["code"] == "busy"
-    assert models.running == 2
+    await until(lambda: models.running == 2)
     models.gate.set()
     for number in numbers[:-1]:
         assert (await marketplace.over(number)).end is not None
@@ -148,7 +152,10 @@ async def test_a_cancelled_request_leaves_the_queue(
 async def test_an_unknown_model_is_refused(pulled: Start, marketplace: LinkServer) -> None:
     await pulled()
     answer = await marketplace.over(await marketplace.ask(CHAT | {"model": "other"}))
-    assert answer.error == {"code": "no_such_model", "message": "This node does not serve 'other' at the moment."}
+    assert answer.error == {
+        "code": "no_such_model",
+        "message": "This node does not serve 'other' at the moment.",
+    }
 
 
 async def test_a_draining_node_takes_nothing_new(pulled: Start, marketplace: LinkServer) -> None:
@@ -200,13 +207,17 @@ async def test_it_connects_again_and_stops_what_ran_for_the_lost_connection(
     assert (await marketplace.over(await marketplace.ask(CHAT))).end
 
 
-async def test_it_hangs_up_on_a_marketplace_that_breaks_the_protocol(pulled: Start, marketplace: LinkServer) -> None:
+async def test_it_hangs_up_on_a_marketplace_that_breaks_the_protocol(
+    pulled: Start, marketplace: LinkServer
+) -> None:
     await pulled()
     await marketplace.sockets[-1].send_bytes(b"\0\0\0")
     await until(lambda: len(marketplace.sockets) == 2)
 
 
-async def test_it_hangs_up_on_a_silent_marketplace(pulled: Start, marketplace: LinkServer, monkeypatch: Any) -> None:
+async def test_it_hangs_up_on_a_silent_marketplace(
+    pulled: Start, marketplace: LinkServer, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("gpus.agent.link.DEAD_AFTER_S", 0.2)
     monkeypatch.setattr("gpus.agent.link.PING_EVERY_S", 0.1)
     monkeypatch.setattr(marketplace, "_frame", lambda *_arguments: asyncio.sleep(0))
