@@ -28,13 +28,15 @@ class Caller:
 
     async def get(self, path: str) -> tuple[int, Any]:
         """Status and JSON of a GET; the JSON is None where the answer is none."""
-        return _parsed(await self.send(self._request("GET", path, b"")))
+        return _parsed(await self.send(self.request("GET", path)))
 
     async def post(self, path: str, content: object) -> tuple[int, Any]:
         """Status and JSON of a POST."""
-        return _parsed(await self.send(self._request("POST", path, orjson.dumps(content))))
+        return _parsed(await self.send(self.request("POST", path, content)))
 
-    def _request(self, method: str, path: str, body: bytes) -> bytes:
+    def request(self, method: str, path: str, content: object = None) -> bytes:
+        """A request with JSON content as it goes over the wire."""
+        body = b"" if content is None else orjson.dumps(content)
         head = (
             f"{method} {self._url.path}{path} HTTP/1.1\r\nHost: {self._url.netloc}\r\n{self._authorization}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

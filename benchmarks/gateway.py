@@ -113,7 +113,7 @@ async def start(
             targets[peer] = Target(url, "bench")
     if not {"push", "pull"} & set(options.peers):
         return targets, None
-    market = await peers.marketplace(programs)
+    market = await peers.marketplace(programs, fsync=not options.no_fsync)
     if "push" in options.peers:
         await peers.push_node(programs, market, engine, model=PUSH_MODEL)
     if "pull" in options.peers:
@@ -178,7 +178,7 @@ async def check_records(market: Marketplace, answered: dict[str, int]) -> str:
     raise StandError(f"The records (rows, completion tokens) are {found}; the answers were {expected}.")
 
 
-def rendered(samples: Samples, options: argparse.Namespace) -> str:
+def rendered(samples: Samples, options: argparse.Namespace, *, disk: str) -> str:
     """The tables, as markdown."""
     parts = [_targets(samples)] if _promises(samples) else []
     head = ("", "requests/s", "× LiteLLM", "p50 ms", "p99 ms", "added p50 ms")
@@ -190,7 +190,8 @@ def rendered(samples: Samples, options: argparse.Namespace) -> str:
     rounds = f"{options.rounds} round{'s' if options.rounds > 1 else ''}"
     how = (
         f"{rounds} of {options.seconds:g} s each; {report.machine()}; "
-        f"LiteLLM 1.102.4 with {options.litellm_workers} worker{'s' if options.litellm_workers > 1 else ''}."
+        f"LiteLLM 1.102.4 with {options.litellm_workers} worker{'s' if options.litellm_workers > 1 else ''}; "
+        f"{'PostgreSQL without fsync' if options.no_fsync else disk}."
     )
     return "\n\n".join([*parts, how])
 
@@ -257,12 +258,13 @@ def _promises(samples: Samples) -> list[Promise]:
 
 
 async def bench(options: argparse.Namespace) -> None:
+    disk = report.disk(HOME)
     async with running(HOME / "logs") as programs:
         targets, market = await start(programs, options)
         measuring = asyncio.ensure_future(measure(targets, options))
         await programs.while_alive(measuring)
         samples = measuring.result()
-        text = rendered(samples, options)
+        text = rendered(samples, options, disk=disk)
         if market is not None:
             text += "\n\nChecked afterwards: " + await check_records(market, samples.answered)
     print(f"\n{text}\n")
@@ -282,6 +284,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--connections", type=_numbers, default=CONNECTIONS, help="such as 1,16,64")
     parser.add_argument("--peers", type=_peers, default=tuple(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--litellm-workers", type=int, default=1)
+    parser.add_argument("--no-fsync", action="store_true", help="PostgreSQL as on a disk that never waits")
     parser.add_argument("--publish", action="store_true", help="write the tables to benchmarks/README.md")
     options = parser.parse_args(arguments)
     if options.quick:

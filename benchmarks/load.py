@@ -125,6 +125,11 @@ class _Connection(asyncio.Protocol):
         if not self.done.done():
             self._fail(f"the connection was closed ({exc or 'end of file'}); received: {self.buffer[:400]!r}")
 
+    def stop(self) -> None:
+        """Close the connection at once, whatever is under way."""
+        if self.transport is not None:
+            self.transport.abort()
+
     def _next(self) -> None:
         assert self.transport is not None
         self.buffer = b""
@@ -140,8 +145,7 @@ class _Connection(asyncio.Protocol):
     def _fail(self, reason: str) -> None:
         if not self.done.done():
             self.done.set_exception(LoadError(reason))
-        if self.transport is not None:
-            self.transport.abort()
+        self.stop()
 
 
 def whole_body(reply: bytes) -> bytes | None:
@@ -227,14 +231,17 @@ async def run(
     start = time.perf_counter()
     window = _Window(start + warm_up, start + warm_up + seconds, count, result)
     request = chat_request(target, stream=stream)
-    ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(connections)]
-    for done in ends:
-        await loop.create_connection(
-            lambda done=done: _Connection(request, stream=stream, window=window, done=done),  # type: ignore[misc]
-            url.hostname or "127.0.0.1",
-            url.port or 80,
-        )
-    await _all_of(ends, within=patience + (0 if count is not None else warm_up + seconds))
+    opened: list[_Connection] = []
+    try:
+        for _ in range(connections):
+            connection = _Connection(request, stream=stream, window=window, done=loop.create_future())
+            opened.append(connection)
+            await loop.create_connection(lambda: opened[-1], url.hostname or "127.0.0.1", url.port or 80)
+        within = patience + (0 if count is not None else warm_up + seconds)
+        await _all_of([connection.done for connection in opened], within=within)
+    finally:
+        for connection in opened:
+            connection.stop()
     result.seconds = time.perf_counter() - start if count is not None else seconds
     if not result.latencies:
         raise LoadError(f"{target.url} answered no request within the {seconds} measured seconds")

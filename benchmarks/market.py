@@ -1,6 +1,6 @@
 """The marketplace under test: PostgreSQL and Valkey as in the embedded run, one web process, worker and beat.
 
-    python -m benchmarks.market HOME
+    python -m benchmarks.market HOME [--no-fsync]
 
 Prints one line of JSON when it answers: its address, the web process's id, and the environment that
 its programs run in. Stays until SIGTERM. `DATABASE_URL` and `REDIS_URL` replace the services, as everywhere.
@@ -22,7 +22,7 @@ from marketplace.embedded.supervisor import Interrupted, StartFailed, Supervisor
 READY_WITHIN_S = 60
 
 
-def start(supervisor: Supervisor, home: Home, listener: Listener) -> dict[str, object]:
+def start(supervisor: Supervisor, home: Home, listener: Listener, *, durable: bool) -> dict[str, object]:
     """Bring all parts up. What the line of JSON says."""
     settings = {
         "SECRET_KEY": home.secret_key(),
@@ -30,7 +30,12 @@ def start(supervisor: Supervisor, home: Home, listener: Listener) -> dict[str, o
         "MARKETPLACE_HOME": str(home.folder),
         "DJANGO_SETTINGS_MODULE": "marketplace.settings",
     }
-    environment = {**os.environ, **DEMO_SETTINGS, **settings, **services.start(supervisor, home)}
+    environment = {
+        **os.environ,
+        **DEMO_SETTINGS,
+        **settings,
+        **services.start(supervisor, home, durable=durable),
+    }
     migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
     if supervisor.run(migrate, env=environment, cwd=PROJECT) != 0:
         raise StartFailed("The database could not be migrated.")
@@ -52,7 +57,9 @@ def main() -> int:
         home.lock()
         supervisor.catch_signals()
         listener = Listener(home)  # the web process's successor would need it, so it stays open
-        sys.stdout.buffer.write(orjson.dumps(start(supervisor, home, listener)) + b"\n")
+        sys.stdout.buffer.write(
+            orjson.dumps(start(supervisor, home, listener, durable="--no-fsync" not in sys.argv)) + b"\n"
+        )
         sys.stdout.flush()
         supervisor.until(lambda: False)
     except (AlreadyRuns, HomeUnusable, StartFailed) as error:

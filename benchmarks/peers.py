@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -114,8 +113,8 @@ class Marketplace:
         return Target(self.url, model, self.key)
 
 
-async def marketplace(programs: Programs, *, home: Path = HOME) -> Marketplace:
-    command = (sys.executable, "-m", "benchmarks.market", str(home))
+async def marketplace(programs: Programs, *, fsync: bool = True) -> Marketplace:
+    command = (sys.executable, "-m", "benchmarks.market", str(HOME), *([] if fsync else ["--no-fsync"]))
     program = await programs.start("marketplace", *command, environment={"HTTP_PORT": ""}, speaks=True)
     said = orjson.loads(await program.first_line())
     market = Marketplace(said["url"], said["environment"], psutil.Process(said["web"]))

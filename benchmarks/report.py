@@ -2,9 +2,13 @@
 
 import os
 import platform
+import statistics
+import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+FSYNC_PAGES, PAGE_BYTES = 200, 8192
 README = Path(__file__).parent / "README.md"
 
 
@@ -25,6 +29,22 @@ def machine() -> str:
         platform.machine(),
     )
     return f"{os.cpu_count()} cores ({model}), {platform.system()}, Python {platform.python_version()}"
+
+
+def disk(folder: Path) -> str:
+    """How long the disk under `folder` takes to make a page durable: what every commit costs at the least."""
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(FSYNC_PAGES * PAGE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        for page in range(FSYNC_PAGES):
+            began = time.perf_counter()
+            os.pwrite(file.fileno(), bytes(PAGE_BYTES), page * PAGE_BYTES)
+            os.fdatasync(file.fileno())
+            taken.append(time.perf_counter() - began)
+    return f"fdatasync on this disk {statistics.median(taken) * 1000:.2f} ms"
 
 
 def publish(name: str, text: str) -> None:

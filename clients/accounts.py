@@ -87,8 +87,9 @@ def close(client: Client, *, now: datetime) -> None:
     devices.forget_all(client_id=client.pk)
     keys.revoke_all(client_id=client.pk, reason="The account was closed.", now=now)
     Client.objects.filter(pk=client.pk, closed_at=None).update(
-        username=f"closed-{client.pk}",
-        email=f"closed-{client.pk}@closed.invalid",
+        # With a colon, which nobody can register a name or an address with.
+        username=f"closed:{client.pk}",
+        email=f"closed:{client.pk}@closed.invalid",
         password="!",  # noqa: S106 - what Django calls an unusable password
         first_name="",
         last_name="",

@@ -52,7 +52,7 @@ def forgive(*, username: str, network: str | None = None) -> None:
 def _username(login: str) -> str:
     """The name to count failures by. One that no account can have stands for an unknown address."""
     if "@" not in login:
-        return login
+        return login if len(login) <= 150 else f"?{login}"[:255]
     client = Client.objects.by_email(login)
     return client.username if client else f"?{login.strip().lower()}"[:255]
 

@@ -13,6 +13,7 @@ import logging
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -239,9 +240,24 @@ class _Forward:
         body = orjson.dumps({"code": "lost", "message": why})
         self._links.tell(self._origin, self._node_id, self._number, Kind.ERROR, body)
 
+    def abandon(self) -> None:
+        """Nobody hears the answer any more: stop the agent's work."""
+        self.send(Kind.CANCEL, b"")
+        self._close()
+
     def _close(self) -> None:
         self._links.forwards.pop((self._origin, self._number), None)
         self.forget()
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """An exchange over another process's link, and what must not change while it lasts."""
+
+    gateway_id: UUID
+    node_id: int
+    link_id: UUID | None
+    exchange: Exchange
 
 
 class Links:
@@ -253,9 +269,10 @@ class Links:
         self._directory = directory
         self._bus = bus
         self._numbers = itertools.count(1)
-        self._remote: dict[int, tuple[int, UUID | None, Exchange]] = {}
+        self._remote: dict[int, _Remote] = {}
         bus.subscribe(f"gateway:{directory.gateway_id.hex}", self._heard)
         bus.on_lost(self._lost_bus)
+        bus.on_undelivered(self._nobody_there)
         directory.on_change(self._changed)
 
     def open(self, node: LiveNode, *, path: str, deadline_s: float, request_id: str, body: bytes) -> Exchange:
@@ -277,7 +294,7 @@ class Links:
             self.tell(gateway_id, node.id, number, kind, payload)
 
         exchange = Exchange(send, lambda: self._remote.pop(number, None))
-        self._remote[number] = (node.id, node.link_id, exchange)
+        self._remote[number] = _Remote(gateway_id, node.id, node.link_id, exchange)
         send(Kind.REQUEST, request)
         return exchange
 
@@ -294,7 +311,7 @@ class Links:
                 if forward is not None:
                     forward.send(Kind(kind), payload)
             elif (remote := self._remote.get(number)) is not None:
-                self._feed(remote[2], kind, payload)
+                self._feed(remote.exchange, kind, payload)
 
     @staticmethod
     def _feed(exchange: Exchange, kind: int, payload: bytes) -> None:
@@ -319,18 +336,26 @@ class Links:
 
     def _lost_bus(self) -> None:
         """Frames may be missing: what crosses processes cannot go on."""
-        for _, _, exchange in list(self._remote.values()):
-            exchange.lose("The connection between our processes broke.")
+        for remote in list(self._remote.values()):
+            remote.exchange.lose("The connection between our processes broke.")
         for forward in list(self.forwards.values()):
-            forward.send(Kind.CANCEL, b"")
-            forward.forget()
-        self.forwards.clear()
+            forward.abandon()
 
     def _changed(self, node: LiveNode) -> None:
         """A node that is connected anew, or no longer, answers nothing over its old link."""
         own = self.own.get(node.id)
         if own is not None and node.link_id is not None and own.id != node.link_id:
             own.replaced.set()
-        for node_id, link_id, exchange in list(self._remote.values()):
-            if node_id == node.id and (link_id != node.link_id or node.gateway_id not in self._directory.gateways):
-                exchange.lose("The agent's connection broke.")
+        for remote in list(self._remote.values()):
+            gone = remote.link_id != node.link_id or node.gateway_id not in self._directory.gateways
+            if remote.node_id == node.id and gone:
+                remote.exchange.lose("The agent's connection broke.")
+
+    def _nobody_there(self, topic: str) -> None:
+        """A process did not hear what we sent it: what runs through it cannot go on."""
+        for remote in list(self._remote.values()):
+            if topic == f"gateway:{remote.gateway_id.hex}":
+                remote.exchange.lose("The process that holds the agent's connection is gone.")
+        for (origin, _), forward in list(self.forwards.items()):
+            if topic == f"gateway:{origin.hex}":
+                forward.abandon()

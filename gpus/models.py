@@ -51,7 +51,7 @@ class Gateway(models.Model):
     seen_at = models.DateTimeField(db_index=True)
 
     # A gateway writes every second or two; after this long without a word it is gone and so is its work.
-    LOST_AFTER: ClassVar = timedelta(seconds=20)
+    LOST_AFTER: ClassVar = timedelta(seconds=12)
 
     class Meta:
         ordering = ["-started_at"]

@@ -7,6 +7,7 @@ What is true stands in rows.
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -41,8 +42,10 @@ class Bus:
         self._redis = redis.asyncio.Redis.from_url(settings.CACHE_URL, socket_connect_timeout=2)
         self._handlers: dict[str, Handler] = {}
         self._on_lost: list[Callable[[], None]] = []
+        self._on_undelivered: list[Callable[[str], None]] = []
         self._waiting: dict[str, list[bytes]] = {}
         self._size = 0
+        self._was_lost = False
         self._something = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -53,6 +56,10 @@ class Bus:
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever messages may have been lost."""
         self._on_lost.append(callback)
+
+    def on_undelivered(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with each topic that nobody listened to when something was published."""
+        self._on_undelivered.append(callback)
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._send())]
@@ -81,32 +88,45 @@ class Bus:
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for topic, messages in batch.items():
                         pipeline.publish(topic, b"".join(messages))
-                    await pipeline.execute()
+                    heard = await pipeline.execute()
+                self._check(dict(zip(batch, heard, strict=True)))
             except (redis.RedisError, OSError) as error:
                 self._lose(str(error))
                 await asyncio.sleep(0.2)
+
+    def _check(self, heard: dict[str, int]) -> None:
+        for topic, listeners in heard.items():
+            if not listeners:
+                for callback in self._on_undelivered:
+                    callback(topic.removeprefix(PREFIX))
 
     async def _listen(self) -> None:
         pause = 0.1
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(*self._handlers)
-                    pause = 0.1
                     async for message in pubsub.listen():
-                        self._handle(message["channel"].decode(), message["data"])
+                        self._handle(message)
+                        pause = 0.1
             except (redis.RedisError, OSError) as error:
                 self._lose(str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 2.0)
 
-    def _handle(self, topic: str, data: bytes) -> None:
-        handler = self._handlers.get(topic)
-        if handler is not None:
-            handler(data)
+    def _handle(self, message: dict[str, Any]) -> None:
+        if message["type"] == "message":
+            self._handlers[message["channel"].decode()](message["data"])
+        elif message["type"] == "subscribe" and message["data"] == len(self._handlers) and self._was_lost:
+            # What was sent to us before this moment is gone, and nobody has seen an error.
+            self._was_lost = False
+            self._tell_lost()
 
     def _lose(self, why: str) -> None:
         logger.warning("Messages between processes may have been lost: %s", why)
-        self._waiting, self._size = {}, 0
+        self._waiting, self._size, self._was_lost = {}, 0, True
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
         for callback in self._on_lost:
             callback()

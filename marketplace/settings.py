@@ -129,7 +129,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
 CELERY_BEAT_SCHEDULE = {
     "sweep-nodes": {"task": "gpus.tasks.sweep_nodes", "schedule": 5.0, "options": {"expires": 5}},
     "sweep-gateways": {"task": "gpus.tasks.sweep_gateways", "schedule": 60.0, "options": {"expires": 60}},
-    "sweep-inferences": {"task": "inference.tasks.sweep_inferences", "schedule": 10.0, "options": {"expires": 10}},
+    "sweep-inferences": {"task": "inference.tasks.sweep_inferences", "schedule": 5.0, "options": {"expires": 5}},
     "sweep-catalogue": {"task": "inference.tasks.sweep_catalogue", "schedule": 10.0, "options": {"expires": 10}},
     "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
 }

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.urls import URLPattern
 from drf_yasg import openapi
-from drf_yasg.inspectors import PaginatorInspector, SwaggerAutoSchema
+from drf_yasg.inspectors import FieldInspector, PaginatorInspector, SwaggerAutoSchema
 from drf_yasg.views import get_schema_view
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.pagination import BasePagination
@@ -46,6 +46,16 @@ class BareArrayInspector(PaginatorInspector):
         return response_schema
 
 
+class ReadOnlyInspector(FieldInspector):
+    """What is only read may be empty, whatever is asked of what is written."""
+
+    def process_result(self, result: Any, method_name: str, obj: Any, **_kwargs: Any) -> Any:
+        if isinstance(result, openapi.Schema) and getattr(obj, "read_only", False):
+            for limit in ("minLength", "format") if result.get("format") == "uri" else ("minLength",):
+                result.pop(limit, None)
+        return result
+
+
 class AutoSchema(SwaggerAutoSchema):
     """Adds to each operation the errors that its kind can answer, in the shape of the API it belongs to.
 
@@ -53,6 +63,7 @@ class AutoSchema(SwaggerAutoSchema):
     """
 
     paginator_inspectors = (BareArrayInspector,)
+    field_inspectors = (ReadOnlyInspector, *SwaggerAutoSchema.field_inspectors)
 
     def get_response_serializers(self) -> dict[str, Any]:
         found: dict[str, Any] = super().get_response_serializers()
@@ -81,12 +92,16 @@ class AutoSchema(SwaggerAutoSchema):
     def _is_private(self) -> bool:
         return any(rule is not AllowAny for rule in self.view.permission_classes)
 
+    def _has_query(self) -> bool:
+        manual = self.overrides.get("manual_parameters") or ()
+        return bool(self.get_query_parameters()) or any(each.in_ == openapi.IN_QUERY for each in manual)
+
     def _faults(self) -> dict[int, str]:
         """What follows from the view itself. A session's CSRF check can refuse any change with 403."""
         has_body, private = self.method in _WITH_BODY, self._is_private()
         statuses = [401] if private else []
         statuses += [403] if private and self.method != "GET" else []
-        statuses += [400] if has_body or self.get_query_parameters() else []
+        statuses += [400] if has_body or self._has_query() else []
         statuses += [413, 415] if has_body else []
         statuses += [404] if "{" in self.path else []
         statuses += [429] if hasattr(self.view, "throttle_scope") else []

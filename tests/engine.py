@@ -69,6 +69,7 @@ class Engine:
 
     def __init__(self, background: Background) -> None:
         self.behaviour: Handler = answer
+        self.models: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.left = threading.Event()
@@ -96,7 +97,7 @@ class Engine:
             raise
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": []})
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
 
     @property
     def url(self) -> str:

@@ -21,6 +21,8 @@ class ProviderAnswer(serializers.ModelSerializer[Client]):
     reason = serializers.CharField(
         source="provider_reason", read_only=True, allow_blank=True, help_text="The operator's own words."
     )
+    role = serializers.ChoiceField(choices=("user", "gpu_provider", "admin"), read_only=True)
+    is_gpu_provider_approved = serializers.BooleanField(read_only=True)
     decided_at = serializers.DateTimeField(source="provider_decided_at", read_only=True, allow_null=True)
 
     class Meta:

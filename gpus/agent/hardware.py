@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import cpuinfo
@@ -86,8 +87,9 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+@cache
 def _cpu_name() -> str:
-    # What cpuinfo finds without looking further; its other ways start processes and take a second.
+    """Takes a second the first time: py-cpuinfo asks the processor itself, in a process of its own."""
     name = cpuinfo.get_cpu_info().get("brand_raw", "")
     return str(name or platform.processor() or platform.machine() or "unknown")
 

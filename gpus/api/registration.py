@@ -78,7 +78,7 @@ class RegisteredSerializer(serializers.Serializer[Registered]):
     name = serializers.CharField(source="node.name")
     state = serializers.ChoiceField(NodeState.choices, source="found.state")
     reason = serializers.CharField(source="found.reason")
-    fix = serializers.CharField(source="found.fix")
+    fix = serializers.CharField(source="found.fix", allow_blank=True)
     delivery = serializers.ChoiceField(Delivery.choices, source="node.delivery")
     connect_url = serializers.SerializerMethodField(
         help_text="Where an agent that pulls opens its WebSocket."

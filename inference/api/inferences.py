@@ -55,6 +55,8 @@ class InferenceSerializer(serializers.ModelSerializer[Inference]):
         source="node.name", read_only=True, default=None, allow_null=True, help_text="The node that answered."
     )
 
+    usage_source = serializers.CharField(read_only=True, help_text="engine, tokenizer or estimate.")
+
     class Meta:
         model = Inference
         fields = (

@@ -73,6 +73,9 @@ class Listener:
         while True:
             found = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections inherit it. The web processes know only a file descriptor and would not set it: the
+            # last part of an answer would wait 40 ms for the reader's delayed acknowledgement.
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 found.bind((self.host, port))
             except OSError:

@@ -68,6 +68,12 @@ def test_basic_locks_out_whoever_guesses(alice):
     assert identify(basic("alice", "correct horse battery"), now=NOW, ip="192.0.2.8").client_id == alice.pk
 
 
+@pytest.mark.parametrize("login", ["x" * 3000, "x" * 2000 + "@example.com", "?", "\u202e", "@"])
+def test_odd_names_are_wrong_credentials(db, login):
+    with pytest.raises(lockout.BadCredentials):
+        identify(basic(login, "wrong"), now=NOW)
+
+
 def test_nothing_is_a_missing_credential(db):
     with pytest.raises(credentials.MissingCredential):
         identify("  ", now=NOW)

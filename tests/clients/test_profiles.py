@@ -187,6 +187,15 @@ class TestClosing:
         assert len(api(operator).get(PATH).json()) == 1
         accounts.create(username="alice", email="alice@example.com")
 
+    def test_nobody_can_take_the_place_that_it_needs(self, api, alice):
+        body = {"password": PASSWORD, "confirm_password": PASSWORD, "terms_accepted": True}
+        for username, email in [
+            (f"closed:{alice.pk}", "dora@example.com"),
+            ("dora", f"closed:{alice.pk}@closed.invalid"),
+        ]:
+            reply = api().post("/client/register/", body | {"username": username, "email": email})
+            assert reply.status_code == 400
+
     def test_a_providers_nodes_get_no_more_work(self, api, bob):
         api(bob).delete(of(bob))
         bob.refresh_from_db()

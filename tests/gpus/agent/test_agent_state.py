@@ -106,7 +106,8 @@ def test_push_listens_on_its_urls_port_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        "--upstream ftp://x", "--marketplace nowhere", "--concurrency 0", "--concurrency many", "--kinds video",
+        "--upstream ftp://x", "--marketplace nowhere", "--concurrency 0", "--concurrency many",
+        "--kinds video",
         "--email a@b.c", "--push-listen :80", "--push-listen here --push-url http://x", "--drain-timeout -1",
         "--upstream-key k", "--tokenizer /nowhere", "--log-level loud",
     ],

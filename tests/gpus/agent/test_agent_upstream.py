@@ -40,7 +40,7 @@ def test_the_url_may_be_written_with_and_without_v1(url: str) -> None:
     [
         ({"data": [{"id": "x", "max_model_len": 99}]}, Offer("x", context_length=99, concurrency=8)),
         ({"data": [{"id": "x", "owned_by": "vllm"}]}, Offer("x", concurrency=64)),
-        ({"data": [{"id": "x", "meta": {"n_ctx_train": 2048}}]}, Offer("x", context_length=2048, concurrency=8)),
+        ({"data": [{"id": "x", "meta": {"n_ctx_train": 20}}]}, Offer("x", context_length=20, concurrency=8)),
         ({"data": [{"id": "x", "context_length": 512}]}, Offer("x", context_length=512, concurrency=8)),
         ({"models": [{"name": "llama3:8b", "model": "llama3:8b"}]}, Offer("llama3:8b", concurrency=8)),
         (["bare"], Offer("bare", concurrency=8)),
