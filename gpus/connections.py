@@ -37,7 +37,9 @@ async def connect(scope: Scope, receive: Receive, send: Send, *, directory: Dire
     await send({"type": "websocket.accept"})
     link = Link(uuid4(), node.id, lambda data: send({"type": "websocket.send", "bytes": data}))
     _replace(links, link)
-    await send({"type": "websocket.send", "text": orjson.dumps({"type": "hello", "version": VERSION}).decode()})
+    await send(
+        {"type": "websocket.send", "text": orjson.dumps({"type": "hello", "version": VERSION}).decode()}
+    )
     why = "The agent's connection broke."
     try:
         await note(directory, node, link.id)
@@ -85,7 +87,9 @@ async def _run(link: Link, receive: Receive, send: Send) -> str | None:
         await _close(send, CLOSE_SILENT)
         return "The agent no longer answers."
     if tasks[3] in done:
-        await _close(send, CLOSE_REPLACED, {"type": "bye", "reason": "A newer connection of this node took over."})
+        await _close(
+            send, CLOSE_REPLACED, {"type": "bye", "reason": "A newer connection of this node took over."}
+        )
         return "The agent has connected anew."
     error = next(iter(done)).exception()
     if isinstance(error, ProtocolError):

@@ -62,7 +62,9 @@ class _PinnedResolver(AbstractResolver):
 class PushExchange:
     """A request to a node's own URL."""
 
-    def __init__(self, session: aiohttp.ClientSession, node: LiveNode, path: str, request_id: str, body: bytes) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, node: LiveNode, path: str, request_id: str, body: bytes
+    ) -> None:
         self.usage: dict[str, Any] | None = None
         self.usage_source = ""
         self._session = session
@@ -133,7 +135,9 @@ class Deliveries:
 
     def start(self) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=_PinnedResolver(), ttl_dns_cache=10, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(
+                limit=0, resolver=_PinnedResolver(), ttl_dns_cache=10, keepalive_timeout=30
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN_S),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -159,7 +163,9 @@ class Deliveries:
             _check_literal(url)
             timeout = aiohttp.ClientTimeout(total=CONNECT_WITHIN_S)
             headers = {"Authorization": f"Bearer {node.push_secret}"}
-            async with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
+            async with self._session.get(
+                url, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 return None if response.status < 500 else f"It answers with status {response.status}."
         except NodeLost as lost:
             return str(lost)

@@ -113,7 +113,7 @@ class Directory:
         """Read everything, then follow changes. Waits for a database that is not there yet."""
         bus.subscribe("nodes", self._heard_of)
         bus.subscribe("load", self._heard_load)
-        while not await self._poll(everything=True):
+        while not await self._poll(everything=True):  # noqa: ASYNC110 - nobody tells when a database is there
             await asyncio.sleep(POLL_S)
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._tell_load(bus))]
 
@@ -382,5 +382,5 @@ def _with_offers(found: QuerySet[Node]) -> list[Row]:
     if len(rows) < 1000:
         wanted = wanted.filter(node_id__in=offers)
     for offer in wanted.values("node_id", "model", "kinds", "concurrency"):
-        offers.get(offer["node_id"], []).append(offer)
+        offers.get(offer["node_id"], []).append(dict(offer))
     return [{**row, "offers": offers[row["id"]]} for row in rows]

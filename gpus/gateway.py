@@ -54,7 +54,9 @@ class Gateway:
         await self.directory.start(self.bus)
         self.deliveries.start()
         self.heartbeats.start()
-        self._tasks = [asyncio.create_task(each) for each in (self._stay_alive(), self._keep_links(), self._probe())]
+        self._tasks = [
+            asyncio.create_task(each) for each in (self._stay_alive(), self._keep_links(), self._probe())
+        ]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -65,12 +67,19 @@ class Gateway:
         await self.directory.stop()
 
     async def _stay_alive(self) -> None:
-        row = {"id": self.id.hex, "host": socket.gethostname(), "pid": os.getpid(), "started_at": self._started_at}
+        row = {
+            "id": self.id.hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+        }
         while True:
             try:
                 await self.commits.submit(ALIVE, {**row, "seen_at": datetime.now(UTC)})
             except NotRecorded:
-                logger.warning("The database has been away for long; others may think that this process is gone")
+                logger.warning(
+                    "The database has been away for long; others may think that this process is gone"
+                )
             await asyncio.sleep(ALIVE_EVERY_S)
 
     async def _keep_links(self) -> None:

@@ -80,7 +80,9 @@ class Heartbeats:
             return
         node = await self._directory.find(digest(token))
         if node is None:
-            await call.answer(404, b'{"error":"No node has this token. It may have been registered again, or removed."}')
+            await call.answer(
+                404, b'{"error":"No node has this token. It may have been registered again, or removed."}'
+            )
             return
         now = datetime.now(UTC)
         heard = _heard(said)
@@ -151,11 +153,16 @@ def _text(said: dict[str, Any], key: str, limit: int) -> str | None:
 def _metrics(said: dict[str, Any]) -> dict[str, Any]:
     metrics = said.get("metrics") or {}
     if not isinstance(metrics, dict) or len(orjson.dumps(metrics)) > MAX_METRICS_BYTES:
-        raise InvalidRequest(fields={"metrics": [f"Expected an object of at most {MAX_METRICS_BYTES} bytes."]})
+        raise InvalidRequest(
+            fields={"metrics": [f"Expected an object of at most {MAX_METRICS_BYTES} bytes."]}
+        )
     active = said.get("active_requests", metrics.get("active_requests", 0))
     if not isinstance(active, int) or isinstance(active, bool) or not 0 <= active < 2**31:
         raise InvalidRequest(fields={"active_requests": ["Expected a whole number, 0 or more."]})
-    return {"active_requests": active, "metrics": orjson.loads(orjson.dumps(metrics).replace(b"\\u0000", b""))}
+    return {
+        "active_requests": active,
+        "metrics": orjson.loads(orjson.dumps(metrics).replace(b"\\u0000", b"")),
+    }
 
 
 def _reply(node: LiveNode, now: datetime) -> dict[str, Any]:

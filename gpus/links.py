@@ -51,12 +51,13 @@ class Sink(Protocol):
 
 
 SendFrame = Callable[[Kind, bytes], None]
+Forget = Callable[[], object]
 
 
 class Exchange:
     """The consumer's end of one request: first `head`, then `chunks`, then `usage` is known."""
 
-    def __init__(self, send: SendFrame, forget: Callable[[], None]) -> None:
+    def __init__(self, send: SendFrame, forget: Forget) -> None:
         self.usage: dict[str, Any] | None = None
         self.usage_source = ""
         self.ended = False
@@ -158,7 +159,7 @@ class Link:
         self._out: list[bytes] = []
         self._something = asyncio.Event()
 
-    def open(self, request: bytes, make: Callable[[SendFrame, Callable[[], None]], Any]) -> Any:
+    def open(self, request: bytes, make: Callable[[SendFrame, Forget], Any]) -> Any:
         """Start an exchange: `make(send, forget)` builds its sink, `request` is a REQUEST payload."""
         number = next(self._numbers)
         sink = make(lambda kind, payload: self.send(number, kind, payload), lambda: self._forget(number))
@@ -228,7 +229,7 @@ class _Forward:
     def __init__(self, links: Links, origin: UUID, number: int, node_id: int) -> None:
         self._links, self._origin, self._number, self._node_id = links, origin, number, node_id
         self.send: SendFrame = lambda kind, payload: None
-        self.forget: Callable[[], None] = lambda: None
+        self.forget: Forget = lambda: None
 
     def feed(self, kind: int, payload: bytes) -> None:
         if kind in (Kind.END, Kind.ERROR):
@@ -300,7 +301,9 @@ class Links:
 
     def tell(self, gateway_id: UUID, node_id: int, number: int, kind: int, payload: bytes) -> None:
         """One frame to another process."""
-        self._bus.publish(f"gateway:{gateway_id.hex}", _wrap(self._directory.gateway_id, node_id, number, kind, payload))
+        self._bus.publish(
+            f"gateway:{gateway_id.hex}", _wrap(self._directory.gateway_id, node_id, number, kind, payload)
+        )
 
     def _heard(self, message: bytes) -> None:
         for sender, node_id, number, kind, payload in _unwrap(message):
@@ -328,7 +331,7 @@ class Links:
             return
         self.forwards[origin, number] = forward
 
-        def make(send: SendFrame, forget: Callable[[], None]) -> _Forward:
+        def make(send: SendFrame, forget: Forget) -> _Forward:
             forward.send, forward.forget = send, forget
             return forward
 

@@ -1,9 +1,9 @@
 """Which node gets a request: the live nodes that hold the model, fit the policy and have a free slot.
 
-Each process keeps one `Pool` per model. A pool's `ready` list holds the offers with a free slot, so that a choice looks
-at two of them, whatever the number of nodes (power of two choices, https://doi.org/10.1109/71.963420), and takes the one
-with the least outstanding work per slot, weighted by its measured speed. Where every node is full for a moment, requests
-wait in a bounded queue that serves consumers in turn.
+Each process keeps one `Pool` per model. A pool's `ready` list holds the offers with a free slot, so that a choice
+looks at two of them, whatever the number of nodes (power of two choices, https://doi.org/10.1109/71.963420), and
+takes the one with the least outstanding work per slot, weighted by its measured speed. Where every node is full for
+a moment, requests wait in a bounded queue that serves consumers in turn.
 """
 
 from __future__ import annotations
@@ -236,9 +236,7 @@ def _sample(pool: Pool, policy: Policy, exclude: frozenset[int], tries: int = 8)
 
 
 def _fitting(offers: list[LiveOffer], policy: Policy, exclude: frozenset[int]) -> Iterator[LiveOffer]:
-    return (
-        offer for offer in offers if offer.node.id not in exclude and policy.objection(offer) is None
-    )
+    return (offer for offer in offers if offer.node.id not in exclude and policy.objection(offer) is None)
 
 
 def explain(pool: Pool, *, policy: Policy, exclude: frozenset[int]) -> tuple[bool, NoCapacity]:
@@ -265,9 +263,7 @@ def _sentence(model: str, reasons: dict[str, int]) -> str:
     if not total:
         return f"No node holds {model} at the moment."
     most_first = sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
-    said = ", ".join(
-        f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in sorted(reasons.items())
-    )
+    said = ", ".join(f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in most_first)
     return f"{total} node{'' if total == 1 else 's'} hold{'s' if total == 1 else ''} {model}: {said}."
 
 

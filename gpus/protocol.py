@@ -14,8 +14,8 @@ Many exchanges run at once and their frames interleave. Back-pressure is by cred
     agent → marketplace   HEAD     JSON {"status", "content_type"}: the engine has begun to answer
                           BODY     bytes of the answer, in order
                           END      JSON {"usage": {…} | null, "usage_source": "engine" | "tokenizer" | "estimate"}
-                          ERROR    JSON {"code", "message"} instead of END: `busy`, `no_such_model`, `engine_unreachable`, `engine_failed`
-                                   or `draining`; before HEAD the request may go to another node
+                          ERROR    JSON {"code", "message"} instead of END: `busy`, `no_such_model`, `draining`,
+                                   `engine_unreachable` or `engine_failed`; before HEAD the request may go to another
     both                  PING / PONG  empty, exchange 0
 
 Text messages are JSON objects {"type": …} about the node itself: the marketplace says `hello` (after the connection is

@@ -25,7 +25,9 @@ def hear(
     texts = {"agent_version": agent_version, "engine": engine}
     said = {key: value for key, value in texts.items() if value is not None}
     with transaction.atomic():
-        Node.objects.filter(pk=node_id).update(draining=draining, maintenance=maintenance, changed_at=now, **said)
+        Node.objects.filter(pk=node_id).update(
+            draining=draining, maintenance=maintenance, changed_at=now, **said
+        )
         if models is not None:
             nodes.set_models(node_id=node_id, models=models, now=now)
         transaction.on_commit(lambda: bus.announce("nodes", str(node_id)))

@@ -106,8 +106,8 @@ class Journal:
 
     async def _fetch(self) -> None:
         rows = await self._commits.fetch(
-            "SELECT nextval(pg_get_serial_sequence('inference_inference', 'id'))"
-            f" FROM generate_series(1, {IDS_AT_ONCE:d})"
+            "SELECT nextval(pg_get_serial_sequence('inference_inference', 'id')) FROM generate_series(1, %s)",
+            [IDS_AT_ONCE],
         )
         self._ids.extend(row[0] for row in rows)
 
@@ -147,7 +147,9 @@ class Journal:
                 "completion_tokens": record.completion_tokens,
                 "usage_source": record.usage_source,
                 "queued_ms": round(record.queued_s * 1000),
-                "first_token_ms": None if record.first_token_s is None else round(record.first_token_s * 1000),
+                "first_token_ms": None
+                if record.first_token_s is None
+                else round(record.first_token_s * 1000),
                 "latency_ms": round((time.monotonic() - record.started) * 1000),
                 "response_sha256": record.response_sha256,
                 "answer_text": record.answer_text.replace("\0", "\ufffd"),

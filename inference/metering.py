@@ -1,7 +1,7 @@
 """What an answer used and said, read as it passes.
 
-A streamed answer is Server-Sent Events with JSON, as OpenAI's API has them. Engines differ: some send no [DONE], some end
-lines with CR LF, some report usage in every event. What goes on to the consumer is the events as they came, less
+A streamed answer is Server-Sent Events with JSON, as OpenAI's API has them. Engines differ: some send no [DONE], some
+end lines with CR LF, some report usage in every event. What goes on to the consumer is the events as they came, less
 the usage report that only we asked for, and less [DONE], which is sent when the record is durable.
 """
 
@@ -94,7 +94,10 @@ def usage_of(said: dict[str, Any]) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = [usage.get(key, 0) for key in ("prompt_tokens", "completion_tokens")]
-    if not all(isinstance(count, int) and 0 <= count < 2**31 for count in counts) or "prompt_tokens" not in usage:
+    if (
+        not all(isinstance(count, int) and 0 <= count < 2**31 for count in counts)
+        or "prompt_tokens" not in usage
+    ):
         return None
     return {"prompt_tokens": counts[0], "completion_tokens": counts[1]}
 

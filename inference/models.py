@@ -17,7 +17,12 @@ class Model(models.Model):
     framework = models.CharField(max_length=100, blank=True)
     version = models.CharField(max_length=100, blank=True)
     owner = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="models", help_text="Empty: everybody's."
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="models",
+        help_text="Empty: everybody's.",
     )
     hidden = models.BooleanField(default=False, help_text="Not listed and not served.")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -58,7 +63,9 @@ class Inference(models.Model):
 
     request_id = models.UUIDField(default=uuid.uuid4, unique=True)
     client = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="inferences")
-    api_key = models.ForeignKey("clients.ApiKey", models.SET_NULL, null=True, blank=True, related_name="inferences")
+    api_key = models.ForeignKey(
+        "clients.ApiKey", models.SET_NULL, null=True, blank=True, related_name="inferences"
+    )
     face = models.CharField(max_length=20, help_text="The endpoint it came through.")
     kind = models.CharField(max_length=10, choices=Kind)
     desired_model = models.CharField(max_length=255, db_index=True)
@@ -69,7 +76,9 @@ class Inference(models.Model):
     code = models.CharField(max_length=50, blank=True, help_text="Why it ended as it did, for programs.")
     reason = models.CharField(max_length=1000, blank=True, help_text="Why it ended as it did, for people.")
     node = models.ForeignKey("gpus.Node", models.SET_NULL, null=True, blank=True, related_name="inferences")
-    attempts = models.JSONField(default=list, help_text="Nodes that were tried before, each with the reason it failed.")
+    attempts = models.JSONField(
+        default=list, help_text="Nodes that were tried before, each with the reason it failed."
+    )
     gateway_id = models.UUIDField(null=True, blank=True, help_text="The process that relays it.")
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
@@ -89,7 +98,9 @@ class Inference(models.Model):
         ordering = ["-id"]
         indexes = [
             models.Index(fields=["client", "-id"], name="inference_by_client"),
-            models.Index(fields=["gateway_id"], name="inference_running", condition=models.Q(status="running")),
+            models.Index(
+                fields=["gateway_id"], name="inference_running", condition=models.Q(status="running")
+            ),
         ]
 
     def __str__(self) -> str:

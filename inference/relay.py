@@ -272,7 +272,9 @@ class Relay:
         except orjson.JSONDecodeError:
             raise NodeLost("The node's answer is not JSON.") from None
         if not isinstance(said, dict) or ("error" in said and "choices" not in said and "data" not in said):
-            raise NodeLost(f"The engine failed: {metering.error_message(said if isinstance(said, dict) else {})}")
+            raise NodeLost(
+                f"The engine failed: {metering.error_message(said if isinstance(said, dict) else {})}"
+            )
         run.record.response_sha256 = hashlib.sha256(body).hexdigest()
         if run.ask.keep_text:
             run.record.answer_text = metering.text_of(said)
@@ -320,7 +322,9 @@ class Relay:
     @staticmethod
     def _nodes_failed(record: Record) -> NodesFailed:
         tried = "; ".join(f"{attempt['name']}: {attempt['reason']}" for attempt in record.attempts)
-        return NodesFailed(f"No node could answer. Tried {tried}", details={"attempts": record.attempts}, retry_after=5)
+        return NodesFailed(
+            f"No node could answer. Tried {tried}", details={"attempts": record.attempts}, retry_after=5
+        )
 
     async def pour(self, run: Run, write: Callable[[bytes], Awaitable[None]]) -> None:
         """Pass a stream on, block by block, as `begin` left it.
@@ -432,7 +436,9 @@ class Relay:
             reported = metering.usage_of({"usage": exchange.usage})
             usage, source = (reported, exchange.usage_source) if reported else (usage, source)
         if usage is None:
-            usage = metering.estimate(request_bytes=len(run.ask.body), answer_bytes=answer_bytes, events=events)
+            usage = metering.estimate(
+                request_bytes=len(run.ask.body), answer_bytes=answer_bytes, events=events
+            )
             source = UsageSource.ESTIMATE.value
         record.prompt_tokens, record.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
         record.usage_source = source

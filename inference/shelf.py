@@ -73,7 +73,9 @@ class Shelf:
             raise self._not_found(model, principal)
         if pool is not None and pool.offers and not pool.does(kind.value):
             kinds = {each for offer in pool.offers.values() for each in offer.kinds}
-            raise KindNotSupported(f"{model!r} does not do {kind.value}; it does {' and '.join(sorted(kinds))}.")
+            raise KindNotSupported(
+                f"{model!r} does not do {kind.value}; it does {' and '.join(sorted(kinds))}."
+            )
 
     def kind_for_text(self, model: str) -> Kind:
         """How to ask a model that is given a text: as a chat if it can, else as a completion, else for an embedding."""

@@ -102,7 +102,7 @@ class Application:
         assert self._hot_application is not None
         endpoint = self._hot.endpoint(scope["path"])
         if endpoint is None or (scope["method"] != "POST" and scope["path"].rstrip("/") == "/inference"):
-            await django_application(scope, receive, send)
+            await django_application(scope, receive, send)  # type: ignore[arg-type]
             return
         scope["endpoint"] = endpoint if scope["method"] == "POST" else _not_allowed
         await self._hot_application(scope, receive, send)

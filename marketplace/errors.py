@@ -174,7 +174,7 @@ def headers(error: MarketplaceError) -> dict[str, str]:
 def _openai(error: MarketplaceError) -> dict[str, Any]:
     kind = "server_error" if error.status >= 500 else _OPENAI_TYPES.get(error.status, "invalid_request_error")
     param = error.param or (next(iter(error.fields), None) if isinstance(error.fields, Mapping) else None)
-    body = {"message": _with_fields(error), "type": kind, "param": param, "code": error.code}
+    body: dict[str, Any] = {"message": _with_fields(error), "type": kind, "param": param, "code": error.code}
     if error.details:
         body["details"] = dict(error.details)
     return {"error": body}
@@ -225,7 +225,11 @@ def _with_fields(error: MarketplaceError) -> str:
 
 def _sentences(fields: Any, name: str = "") -> list[str]:
     if isinstance(fields, Mapping):
-        return [line for key, value in fields.items() for line in _sentences(value, f"{name}.{key}" if name else str(key))]
+        return [
+            line
+            for key, value in fields.items()
+            for line in _sentences(value, f"{name}.{key}" if name else str(key))
+        ]
     if isinstance(fields, str) or not isinstance(fields, Sequence):
         return [f"{name}: {fields}" if name and name != "non_field_errors" else str(fields)]
     return [line for value in fields for line in _sentences(value, name)]
@@ -242,7 +246,7 @@ def translate(exception: Exception) -> MarketplaceError | None:
     if isinstance(exception, drf.ValidationError):
         return InvalidRequest(fields=exception.detail)
     if isinstance(exception, drf.Throttled):
-        return TooManyRequests(str(exception.detail), retry_after=exception.wait or 1)
+        return TooManyRequests(str(exception.detail), retry_after=getattr(exception, "wait", None) or 1)
     if isinstance(exception, drf.APIException):
         return _translate_api_exception(exception)
     return None
@@ -250,12 +254,22 @@ def translate(exception: Exception) -> MarketplaceError | None:
 
 _BY_STATUS: dict[int, type[MarketplaceError]] = {
     error.status: error
-    for error in (InvalidRequest, Unauthenticated, Forbidden, NotFound, MethodNotAllowed, UnsupportedMediaType, Unavailable)
+    for error in (
+        InvalidRequest,
+        Unauthenticated,
+        Forbidden,
+        NotFound,
+        MethodNotAllowed,
+        UnsupportedMediaType,
+        Unavailable,
+    )
 }
 
 
 def _translate_api_exception(exception: drf.APIException) -> MarketplaceError:
-    kind = _BY_STATUS.get(exception.status_code, InvalidRequest if exception.status_code < 500 else InternalError)
+    kind = _BY_STATUS.get(
+        exception.status_code, InvalidRequest if exception.status_code < 500 else InternalError
+    )
     return kind(str(exception.detail))
 
 

@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class NotRecorded(Unavailable):
-    code, message = "database_unavailable", "The request could not be recorded, so it was not carried out. Try again."
+    code, message = (
+        "database_unavailable",
+        "The request could not be recorded, so it was not carried out. Try again.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ class _Write:
 class GroupCommit:
     """Collects the writes of an event loop and commits them in batches. One per process."""
 
-    def __init__(self, statements: Sequence[Statement], *, give_up_after_s: float = 15.0, max_batch: int = 1000) -> None:
+    def __init__(
+        self, statements: Sequence[Statement], *, give_up_after_s: float = 15.0, max_batch: int = 1000
+    ) -> None:
         self._rank = {statement.name: rank for rank, statement in enumerate(statements)}
         self._statements = statements
         self._give_up_after_s = give_up_after_s
@@ -76,11 +81,11 @@ class GroupCommit:
         self._ring()
         return done
 
-    async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+    async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query on a connection of its own. Raises psycopg2.Error."""
         connection = await _Connection.open(self._loop)
         try:
-            return await connection.execute(sql)
+            return await connection.execute(sql, parameters)
         finally:
             connection.close()
 
@@ -105,7 +110,9 @@ class GroupCommit:
             try:
                 await self._execute(batch)
             except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError) as error:
-                logger.warning("The database is away (%s); %d writes wait", str(error).split("\n")[0], len(batch))
+                logger.warning(
+                    "The database is away (%s); %d writes wait", str(error).split("\n")[0], len(batch)
+                )
                 self._disconnect()
                 batch = self._give_up_on_old(batch)
                 await asyncio.sleep(pause)

@@ -8,7 +8,15 @@ from typing import Any
 import orjson
 from django.conf import settings
 
-from marketplace.errors import InternalError, InvalidRequest, MarketplaceError, PayloadTooLarge, face_of, headers, render
+from marketplace.errors import (
+    InternalError,
+    InvalidRequest,
+    MarketplaceError,
+    PayloadTooLarge,
+    face_of,
+    headers,
+    render,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +72,9 @@ class Call:
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
+            raise InvalidRequest(
+                f"The request body is not valid JSON: {error}.", code="invalid_json"
+            ) from None
         if not isinstance(value, dict):
             raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
         return body, value
@@ -73,9 +83,11 @@ class Call:
         """Call `left` when the consumer closes the connection. Cancel the task when the answer is complete."""
         task = asyncio.ensure_future(self._receive())
         task.add_done_callback(lambda done: None if done.cancelled() else left())
-        return task  # type: ignore[return-value]
+        return task
 
-    async def answer(self, status: int, body: bytes, more: Mapping[bytes, bytes] | None = None, *, kind: bytes = JSON) -> None:
+    async def answer(
+        self, status: int, body: bytes, more: Mapping[bytes, bytes] | None = None, *, kind: bytes = JSON
+    ) -> None:
         """A whole reply."""
         await self._start(status, kind, more, length=len(body))
         await self._send({"type": "http.response.body", "body": body})
@@ -93,9 +105,13 @@ class Call:
     async def fail(self, error: MarketplaceError, more: Mapping[bytes, bytes] | None = None) -> None:
         """An error in the shape of the API that the path belongs to."""
         extra = {key.lower().encode(): value.encode() for key, value in headers(error).items()}
-        await self.answer(error.status, orjson.dumps(render(error, face_of(self.path))), {**(more or {}), **extra})
+        await self.answer(
+            error.status, orjson.dumps(render(error, face_of(self.path))), {**(more or {}), **extra}
+        )
 
-    async def _start(self, status: int, kind: bytes, more: Mapping[bytes, bytes] | None, length: int | None) -> None:
+    async def _start(
+        self, status: int, kind: bytes, more: Mapping[bytes, bytes] | None, length: int | None
+    ) -> None:
         head = [(b"content-type", kind)]
         if length is not None:
             head.append((b"content-length", b"%d" % length))
@@ -117,7 +133,7 @@ async def serve(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) 
         return
     except MarketplaceError as error:
         await call.fail(error)
-    except Exception:  # noqa: BLE001 - the edge of the process: no client may see a bare connection reset
+    except Exception:  # the edge of the process: no client may see a bare connection reset
         logger.exception("Unforeseen error at %s", call.path)
         if not call.started:
             await call.fail(InternalError())

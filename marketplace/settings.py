@@ -34,7 +34,9 @@ OPEN_PROVIDER_REGISTRATION = env.bool("OPEN_PROVIDER_REGISTRATION", False)
 HEARTBEAT_INTERVAL_S = _seconds("HEARTBEAT_INTERVAL_S", 15, minimum=1)
 # A node that misses this many heartbeats in a row is silent.
 HEARTBEATS_MISSED = env.int("HEARTBEATS_MISSED", 3, validate=validate.Range(min=1))
-MINIMUM_AGENT_VERSION = env.str("MINIMUM_AGENT_VERSION", "0.1.0", validate=validate.Regexp(r"^\d+\.\d+\.\d+$"))
+MINIMUM_AGENT_VERSION = env.str(
+    "MINIMUM_AGENT_VERSION", "0.1.0", validate=validate.Regexp(r"^\d+\.\d+\.\d+$")
+)
 # A push URL may name a private or loopback address only if this is on (the embedded run, a closed network).
 ALLOW_PRIVATE_NODE_URLS = env.bool("ALLOW_PRIVATE_NODE_URLS", False)
 REQUEST_DEADLINE_S = _seconds("REQUEST_DEADLINE_S", 600, minimum=1)
@@ -44,10 +46,12 @@ QUEUE_WAIT_S = _seconds("QUEUE_WAIT_S", 20)
 QUEUE_LENGTH = env.int("QUEUE_LENGTH", 256, validate=validate.Range(min=0))
 MAX_REQUEST_BYTES = env.int("MAX_REQUEST_BYTES", 32 * 1024 * 1024, validate=validate.Range(min=1024))
 MAX_RESPONSE_BYTES = env.int("MAX_RESPONSE_BYTES", 64 * 1024 * 1024, validate=validate.Range(min=1024))
-GOOGLE_CLIENT_IDS = env.list("GOOGLE_CLIENT_IDS", [])
+GOOGLE_CLIENT_IDS: list[str] = env.list("GOOGLE_CLIENT_IDS", [])
 # Where Google's signing certificates are read. Replaceable, so that tests can sign their own tokens.
 GOOGLE_CERTS_URL = env.str("GOOGLE_CERTS_URL", "https://www.googleapis.com/oauth2/v1/certs")
-PASSWORD_RESET_URL = env.str("PASSWORD_RESET_URL", "") or f"{PUBLIC_URL}/client/reset-password/{{uid}}/{{token}}/"
+PASSWORD_RESET_URL = (
+    env.str("PASSWORD_RESET_URL", "") or f"{PUBLIC_URL}/client/reset-password/{{uid}}/{{token}}/"
+)
 DEVICE_TOKEN_DAYS = env.int("DEVICE_TOKEN_DAYS", 30, validate=validate.Range(min=1))
 # How long a web process may trust what it has read about a credential; a cut-off key is announced sooner.
 CREDENTIAL_CACHE_S = _seconds("CREDENTIAL_CACHE_S", 5)
@@ -129,8 +133,16 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
 CELERY_BEAT_SCHEDULE = {
     "sweep-nodes": {"task": "gpus.tasks.sweep_nodes", "schedule": 5.0, "options": {"expires": 5}},
     "sweep-gateways": {"task": "gpus.tasks.sweep_gateways", "schedule": 60.0, "options": {"expires": 60}},
-    "sweep-inferences": {"task": "inference.tasks.sweep_inferences", "schedule": 5.0, "options": {"expires": 5}},
-    "sweep-catalogue": {"task": "inference.tasks.sweep_catalogue", "schedule": 10.0, "options": {"expires": 10}},
+    "sweep-inferences": {
+        "task": "inference.tasks.sweep_inferences",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
+    "sweep-catalogue": {
+        "task": "inference.tasks.sweep_catalogue",
+        "schedule": 10.0,
+        "options": {"expires": 10},
+    },
     "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 
@@ -165,19 +177,26 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "marketplace.parsing.AlwaysFirst",
     "DEFAULT_THROTTLE_CLASSES": ["clients.throttling.ScopedThrottle"],
     "DEFAULT_THROTTLE_RATES": {
-        scope: env.str(f"THROTTLE_{scope.upper()}", rate, validate=validate.Regexp(r"^\d+/(s|sec|m|min|h|hour|d|day)$"))
-        for scope, rate in {"login": "30/min", "register": "20/hour", "reset": "10/hour", "token": "60/min"}.items()
+        scope: env.str(
+            f"THROTTLE_{scope.upper()}", rate, validate=validate.Regexp(r"^\d+/(s|sec|m|min|h|hour|d|day)$")
+        )
+        for scope, rate in {
+            "login": "30/min",
+            "register": "20/hour",
+            "reset": "10/hour",
+            "token": "60/min",
+        }.items()
     },
     "EXCEPTION_HANDLER": "marketplace.errors.drf_exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 
 # --- Browsers --------------------------------------------------------------------------------------------
-CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", [])
+CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ALLOWED_ORIGINS", [])
 CORS_ALLOW_ALL_ORIGINS = env.bool("CORS_ALLOW_ALL_ORIGINS", False)
 CORS_EXPOSE_HEADERS = ["X-Request-Id", "X-Inference-Id", "X-Node", "X-Total-Count", "Retry-After"]
 CORS_URLS_REGEX = r"^/(?!admin/).*$"
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 HTTPS = env.bool("HTTPS", True)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
@@ -210,7 +229,8 @@ def _sealed() -> None:
     except EnvError as error:
         wrong: dict[str, list[str]] = getattr(error, "error_messages", {})
         lines = [
-            f"  {name}: {' '.join(map(str, messages))}" + (f"\n    Expected: {_HINTS[name]}" if name in _HINTS else "")
+            f"  {name}: {' '.join(map(str, messages))}"
+            + (f"\n    Expected: {_HINTS[name]}" if name in _HINTS else "")
             for name, messages in wrong.items()
         ]
         raise ImproperlyConfigured(
@@ -255,6 +275,11 @@ SWAGGER_SETTINGS = {
     "LOGOUT_URL": "/admin/logout/",
     "SECURITY_DEFINITIONS": {
         "Basic": {"type": "basic"},
-        "Token": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`Token <device token>` or `Bearer <API key>`"},
+        "Token": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "`Token <device token>` or `Bearer <API key>`",
+        },
     },
 }

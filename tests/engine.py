@@ -27,12 +27,20 @@ async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamRespon
             {"object": "list", "data": [{"index": 0, "embedding": [0.5, 0.5]}], "usage": usage(2, 0)}
         )
     if not body.get("stream"):
-        choice = {"index": 0, "message": {"role": "assistant", "content": "one two three"}, "finish_reason": "stop"}
-        return web.json_response({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage(4, 3)})
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": "one two three"},
+            "finish_reason": "stop",
+        }
+        return web.json_response(
+            {"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage(4, 3)}
+        )
     return await stream(request, [chunk(word) for word in ("one ", "two ", "three")])
 
 
-async def stream(request: web.Request, events: list[bytes], *, pause_s: float = 0.0, end: bool = True) -> web.StreamResponse:
+async def stream(
+    request: web.Request, events: list[bytes], *, pause_s: float = 0.0, end: bool = True
+) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     for event in events:
@@ -97,7 +105,9 @@ class Engine:
             raise
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}
+        )
 
     @property
     def url(self) -> str:

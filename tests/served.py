@@ -12,15 +12,25 @@ import pytest
 import uvicorn
 from django.db import connections
 from django.utils import timezone
-from tests.engine import Background, Engine
 
 from clients import credentials, keys
 from clients.models import Client
 from gpus.models import Heartbeat, Node, Offer
 from inference.models import Inference
+from tests.engine import Background, Engine
 
 HARDWARE = dict.fromkeys(
-    ("gpu_info", "cpu_name", "cpu_core", "cpu_frequency", "total_memory", "total_swap", "ram", "os_name", "os_version"),
+    (
+        "gpu_info",
+        "cpu_name",
+        "cpu_core",
+        "cpu_frequency",
+        "total_memory",
+        "total_swap",
+        "ram",
+        "os_name",
+        "os_version",
+    ),
     "1",
 )
 
@@ -60,7 +70,9 @@ def serve(transactional_db: None, settings: Any) -> Iterator[Callable[[], Server
         from marketplace.asgi import Application
 
         application = Application()
-        config = uvicorn.Config(application, port=0, log_level="warning", lifespan="on", ws="websockets-sansio")
+        config = uvicorn.Config(
+            application, port=0, log_level="warning", lifespan="on", ws="websockets-sansio"
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(_run(server)), daemon=True)
         thread.start()

@@ -47,7 +47,11 @@ async def test_it_commits_what_waits_together(commits: GroupCommit) -> None:
 
 
 async def test_a_row_that_the_database_refuses_fails_alone(commits: GroupCommit) -> None:
-    writes = [commits.submit(ALIVE, row()), commits.submit(ALIVE, row(host=None)), commits.submit(ALIVE, row())]
+    writes = [
+        commits.submit(ALIVE, row()),
+        commits.submit(ALIVE, row(host=None)),
+        commits.submit(ALIVE, row()),
+    ]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert results[0] is None
     assert results[2] is None

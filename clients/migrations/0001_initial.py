@@ -10,108 +10,272 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('auth', '0012_alter_user_first_name_max_length'),
+        ("auth", "0012_alter_user_first_name_max_length"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Client',
+            name="Client",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('password', models.CharField(max_length=128, verbose_name='password')),
-                ('last_login', models.DateTimeField(blank=True, null=True, verbose_name='last login')),
-                ('is_superuser', models.BooleanField(default=False, help_text='Designates that this user has all permissions without explicitly assigning them.', verbose_name='superuser status')),
-                ('username', models.CharField(error_messages={'unique': 'A user with that username already exists.'}, help_text='Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.', max_length=150, unique=True, validators=[django.contrib.auth.validators.UnicodeUsernameValidator()], verbose_name='username')),
-                ('first_name', models.CharField(blank=True, max_length=150, verbose_name='first name')),
-                ('last_name', models.CharField(blank=True, max_length=150, verbose_name='last name')),
-                ('is_staff', models.BooleanField(default=False, help_text='Designates whether the user can log into this admin site.', verbose_name='staff status')),
-                ('is_active', models.BooleanField(default=True, help_text='Designates whether this user should be treated as active. Unselect this instead of deleting accounts.', verbose_name='active')),
-                ('date_joined', models.DateTimeField(default=django.utils.timezone.now, verbose_name='date joined')),
-                ('email', models.EmailField(max_length=254, verbose_name='email address')),
-                ('email_confirmed_at', models.DateTimeField(blank=True, help_text='When the person showed that the address is theirs.', null=True)),
-                ('phone_no', models.CharField(blank=True, max_length=12, null=True)),
-                ('user_image', models.PositiveSmallIntegerField(default=0, help_text='Number of a built-in avatar.')),
-                ('ip', models.GenericIPAddressField(blank=True, help_text='Where the last login came from.', null=True)),
-                ('terms_accepted', models.BooleanField(blank=True, null=True)),
-                ('profile_image_url', models.URLField(blank=True, max_length=500, null=True)),
-                ('google_subject', models.CharField(blank=True, max_length=255, null=True, unique=True)),
-                ('provider_status', models.CharField(choices=[('none', 'not a provider'), ('pending', 'asked, waits for an operator'), ('approved', 'approved'), ('refused', 'refused'), ('suspended', 'suspended')], db_index=True, default='none', max_length=10)),
-                ('provider_reason', models.TextField(blank=True, help_text='Why it was refused or suspended; the person reads it.')),
-                ('provider_registration_date', models.DateTimeField(blank=True, help_text='When the person asked.', null=True)),
-                ('provider_decided_at', models.DateTimeField(blank=True, null=True)),
-                ('closed_at', models.DateTimeField(blank=True, help_text='When the account was closed for good.', null=True)),
-                ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),
-                ('provider_decided_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('user_permissions', models.ManyToManyField(blank=True, help_text='Specific permissions for this user.', related_name='user_set', related_query_name='user', to='auth.permission', verbose_name='user permissions')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("password", models.CharField(max_length=128, verbose_name="password")),
+                ("last_login", models.DateTimeField(blank=True, null=True, verbose_name="last login")),
+                (
+                    "is_superuser",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates that this user has all permissions without explicitly assigning them.",
+                        verbose_name="superuser status",
+                    ),
+                ),
+                (
+                    "username",
+                    models.CharField(
+                        error_messages={"unique": "A user with that username already exists."},
+                        help_text="Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.",
+                        max_length=150,
+                        unique=True,
+                        validators=[django.contrib.auth.validators.UnicodeUsernameValidator()],
+                        verbose_name="username",
+                    ),
+                ),
+                ("first_name", models.CharField(blank=True, max_length=150, verbose_name="first name")),
+                ("last_name", models.CharField(blank=True, max_length=150, verbose_name="last name")),
+                (
+                    "is_staff",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates whether the user can log into this admin site.",
+                        verbose_name="staff status",
+                    ),
+                ),
+                (
+                    "is_active",
+                    models.BooleanField(
+                        default=True,
+                        help_text="Designates whether this user should be treated as active. Unselect this instead of deleting accounts.",
+                        verbose_name="active",
+                    ),
+                ),
+                (
+                    "date_joined",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="date joined"),
+                ),
+                ("email", models.EmailField(max_length=254, verbose_name="email address")),
+                (
+                    "email_confirmed_at",
+                    models.DateTimeField(
+                        blank=True, help_text="When the person showed that the address is theirs.", null=True
+                    ),
+                ),
+                ("phone_no", models.CharField(blank=True, max_length=12, null=True)),
+                (
+                    "user_image",
+                    models.PositiveSmallIntegerField(default=0, help_text="Number of a built-in avatar."),
+                ),
+                (
+                    "ip",
+                    models.GenericIPAddressField(
+                        blank=True, help_text="Where the last login came from.", null=True
+                    ),
+                ),
+                ("terms_accepted", models.BooleanField(blank=True, null=True)),
+                ("profile_image_url", models.URLField(blank=True, max_length=500, null=True)),
+                ("google_subject", models.CharField(blank=True, max_length=255, null=True, unique=True)),
+                (
+                    "provider_status",
+                    models.CharField(
+                        choices=[
+                            ("none", "not a provider"),
+                            ("pending", "asked, waits for an operator"),
+                            ("approved", "approved"),
+                            ("refused", "refused"),
+                            ("suspended", "suspended"),
+                        ],
+                        db_index=True,
+                        default="none",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "provider_reason",
+                    models.TextField(
+                        blank=True, help_text="Why it was refused or suspended; the person reads it."
+                    ),
+                ),
+                (
+                    "provider_registration_date",
+                    models.DateTimeField(blank=True, help_text="When the person asked.", null=True),
+                ),
+                ("provider_decided_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "closed_at",
+                    models.DateTimeField(
+                        blank=True, help_text="When the account was closed for good.", null=True
+                    ),
+                ),
+                (
+                    "groups",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="The groups this user belongs to. A user will get all permissions granted to each of their groups.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.group",
+                        verbose_name="groups",
+                    ),
+                ),
+                (
+                    "provider_decided_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "user_permissions",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="Specific permissions for this user.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.permission",
+                        verbose_name="user permissions",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'client',
+                "verbose_name": "client",
             },
             managers=[
-                ('objects', clients.models.ClientManager()),
+                ("objects", clients.models.ClientManager()),
             ],
         ),
         migrations.CreateModel(
-            name='Provider',
-            fields=[
-            ],
+            name="Provider",
+            fields=[],
             options={
-                'proxy': True,
-                'indexes': [],
-                'constraints': [],
+                "proxy": True,
+                "indexes": [],
+                "constraints": [],
             },
-            bases=('clients.client',),
+            bases=("clients.client",),
             managers=[
-                ('objects', clients.models.ClientManager()),
+                ("objects", clients.models.ClientManager()),
             ],
         ),
         migrations.CreateModel(
-            name='ApiKey',
+            name="ApiKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100)),
-                ('prefix', models.CharField(help_text='The first characters, to recognise it by.', max_length=16)),
-                ('digest', models.CharField(editable=False, max_length=64, unique=True)),
-                ('secret_digest', models.CharField(editable=False, max_length=64)),
-                ('allowed_models', models.JSONField(blank=True, default=list, help_text='Model ids; empty means all.')),
-                ('requests_per_minute', models.PositiveIntegerField(blank=True, help_text='Empty means no limit.', null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField(blank=True, null=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('revoked_reason', models.CharField(blank=True, max_length=200)),
-                ('last_used_at', models.DateTimeField(blank=True, null=True)),
-                ('client', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='api_keys', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=100)),
+                (
+                    "prefix",
+                    models.CharField(help_text="The first characters, to recognise it by.", max_length=16),
+                ),
+                ("digest", models.CharField(editable=False, max_length=64, unique=True)),
+                ("secret_digest", models.CharField(editable=False, max_length=64)),
+                (
+                    "allowed_models",
+                    models.JSONField(blank=True, default=list, help_text="Model ids; empty means all."),
+                ),
+                (
+                    "requests_per_minute",
+                    models.PositiveIntegerField(blank=True, help_text="Empty means no limit.", null=True),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField(blank=True, null=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                ("revoked_reason", models.CharField(blank=True, max_length=200)),
+                ("last_used_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "client",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="api_keys",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Token',
+            name="Token",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('device', 'login on a device'), ('access', 'from an API key, by /auth/token')], max_length=6)),
-                ('prefix', models.CharField(max_length=16)),
-                ('digest', models.CharField(editable=False, max_length=64, unique=True)),
-                ('device_digest', models.CharField(blank=True, editable=False, max_length=64, null=True, unique=True)),
-                ('user_agent', models.CharField(blank=True, max_length=200)),
-                ('ip', models.GenericIPAddressField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField(db_index=True)),
-                ('last_used_at', models.DateTimeField(blank=True, null=True)),
-                ('api_key', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='tokens', to='clients.apikey')),
-                ('client', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tokens', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("device", "login on a device"),
+                            ("access", "from an API key, by /auth/token"),
+                        ],
+                        max_length=6,
+                    ),
+                ),
+                ("prefix", models.CharField(max_length=16)),
+                ("digest", models.CharField(editable=False, max_length=64, unique=True)),
+                (
+                    "device_digest",
+                    models.CharField(blank=True, editable=False, max_length=64, null=True, unique=True),
+                ),
+                ("user_agent", models.CharField(blank=True, max_length=200)),
+                ("ip", models.GenericIPAddressField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField(db_index=True)),
+                ("last_used_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "api_key",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="tokens",
+                        to="clients.apikey",
+                    ),
+                ),
+                (
+                    "client",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="tokens",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.AddConstraint(
-            model_name='client',
-            constraint=models.UniqueConstraint(django.db.models.functions.text.Lower('email'), name='client_email_unique', violation_error_message='A user with that e-mail address already exists.'),
+            model_name="client",
+            constraint=models.UniqueConstraint(
+                django.db.models.functions.text.Lower("email"),
+                name="client_email_unique",
+                violation_error_message="A user with that e-mail address already exists.",
+            ),
         ),
     ]

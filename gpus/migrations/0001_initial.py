@@ -7,7 +7,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -16,135 +15,295 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Gateway',
+            name="Gateway",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('host', models.CharField(max_length=255)),
-                ('pid', models.PositiveIntegerField()),
-                ('started_at', models.DateTimeField()),
-                ('seen_at', models.DateTimeField(db_index=True)),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("host", models.CharField(max_length=255)),
+                ("pid", models.PositiveIntegerField()),
+                ("started_at", models.DateTimeField()),
+                ("seen_at", models.DateTimeField(db_index=True)),
             ],
             options={
-                'ordering': ['-started_at'],
+                "ordering": ["-started_at"],
             },
         ),
         migrations.CreateModel(
-            name='Node',
+            name="Node",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('gpu_info', models.CharField(help_text='GPU names, joined with "; ".', max_length=1000)),
-                ('cpu_name', models.CharField(max_length=255)),
-                ('cpu_core', models.CharField(max_length=50)),
-                ('cpu_frequency', models.CharField(help_text='MHz', max_length=50)),
-                ('total_memory', models.CharField(help_text='GB', max_length=50)),
-                ('total_swap', models.CharField(help_text='GB', max_length=50)),
-                ('ram', models.CharField(help_text='GB', max_length=50)),
-                ('os_name', models.CharField(max_length=100)),
-                ('os_version', models.CharField(max_length=255)),
-                ('machine_id', models.CharField(max_length=128)),
-                ('name', models.CharField(max_length=100)),
-                ('token_prefix', models.CharField(max_length=16)),
-                ('token_digest', models.CharField(editable=False, max_length=64, unique=True)),
-                ('delivery', models.CharField(choices=[('pull', 'pull: the agent keeps a connection open to us'), ('push', "push: we call the node's URL")], default='pull', max_length=4)),
-                ('push_url', models.URLField(blank=True, max_length=500)),
-                ('region', models.CharField(blank=True, db_index=True, max_length=50)),
-                ('trusted', models.BooleanField(default=False, help_text='An operator vouches for this node.')),
-                ('agent_version', models.CharField(blank=True, max_length=50)),
-                ('engine', models.CharField(blank=True, help_text='What answers behind the agent, with versions.', max_length=200)),
-                ('drain_requested_at', models.DateTimeField(blank=True, help_text='An operator asked it to finish and stop.', null=True)),
-                ('suspended_at', models.DateTimeField(blank=True, null=True)),
-                ('suspended_reason', models.CharField(blank=True, max_length=500)),
-                ('draining', models.BooleanField(default=False, help_text='The agent says that it finishes and stops.')),
-                ('maintenance', models.BooleanField(default=False, help_text='The agent says that its owner works on it.')),
-                ('unreachable_since', models.DateTimeField(blank=True, null=True)),
-                ('unreachable_why', models.CharField(blank=True, max_length=500)),
-                ('message', models.CharField(blank=True, help_text='Shown to the provider with the next heartbeat.', max_length=500)),
-                ('link_id', models.UUIDField(blank=True, help_text="Which of the agent's connections is the present one.", null=True)),
-                ('state', models.CharField(choices=[('online', 'online'), ('draining', 'draining'), ('maintenance', 'maintenance'), ('unreachable', 'unreachable'), ('silent', 'silent'), ('outdated', 'agent too old'), ('pending', 'waits for approval'), ('suspended', 'suspended')], db_index=True, default='pending', max_length=12)),
-                ('state_reason', models.CharField(blank=True, max_length=500)),
-                ('state_since', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('changed_at', models.DateTimeField(auto_now=True, db_index=True)),
-                ('gateway', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='nodes', to='gpus.gateway')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='nodes', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("gpu_info", models.CharField(help_text='GPU names, joined with "; ".', max_length=1000)),
+                ("cpu_name", models.CharField(max_length=255)),
+                ("cpu_core", models.CharField(max_length=50)),
+                ("cpu_frequency", models.CharField(help_text="MHz", max_length=50)),
+                ("total_memory", models.CharField(help_text="GB", max_length=50)),
+                ("total_swap", models.CharField(help_text="GB", max_length=50)),
+                ("ram", models.CharField(help_text="GB", max_length=50)),
+                ("os_name", models.CharField(max_length=100)),
+                ("os_version", models.CharField(max_length=255)),
+                ("machine_id", models.CharField(max_length=128)),
+                ("name", models.CharField(max_length=100)),
+                ("token_prefix", models.CharField(max_length=16)),
+                ("token_digest", models.CharField(editable=False, max_length=64, unique=True)),
+                (
+                    "delivery",
+                    models.CharField(
+                        choices=[
+                            ("pull", "pull: the agent keeps a connection open to us"),
+                            ("push", "push: we call the node's URL"),
+                        ],
+                        default="pull",
+                        max_length=4,
+                    ),
+                ),
+                ("push_url", models.URLField(blank=True, max_length=500)),
+                ("region", models.CharField(blank=True, db_index=True, max_length=50)),
+                (
+                    "trusted",
+                    models.BooleanField(default=False, help_text="An operator vouches for this node."),
+                ),
+                ("agent_version", models.CharField(blank=True, max_length=50)),
+                (
+                    "engine",
+                    models.CharField(
+                        blank=True, help_text="What answers behind the agent, with versions.", max_length=200
+                    ),
+                ),
+                (
+                    "drain_requested_at",
+                    models.DateTimeField(
+                        blank=True, help_text="An operator asked it to finish and stop.", null=True
+                    ),
+                ),
+                ("suspended_at", models.DateTimeField(blank=True, null=True)),
+                ("suspended_reason", models.CharField(blank=True, max_length=500)),
+                (
+                    "draining",
+                    models.BooleanField(
+                        default=False, help_text="The agent says that it finishes and stops."
+                    ),
+                ),
+                (
+                    "maintenance",
+                    models.BooleanField(
+                        default=False, help_text="The agent says that its owner works on it."
+                    ),
+                ),
+                ("unreachable_since", models.DateTimeField(blank=True, null=True)),
+                ("unreachable_why", models.CharField(blank=True, max_length=500)),
+                (
+                    "message",
+                    models.CharField(
+                        blank=True, help_text="Shown to the provider with the next heartbeat.", max_length=500
+                    ),
+                ),
+                (
+                    "link_id",
+                    models.UUIDField(
+                        blank=True,
+                        help_text="Which of the agent's connections is the present one.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("online", "online"),
+                            ("draining", "draining"),
+                            ("maintenance", "maintenance"),
+                            ("unreachable", "unreachable"),
+                            ("silent", "silent"),
+                            ("outdated", "agent too old"),
+                            ("pending", "waits for approval"),
+                            ("suspended", "suspended"),
+                        ],
+                        db_index=True,
+                        default="pending",
+                        max_length=12,
+                    ),
+                ),
+                ("state_reason", models.CharField(blank=True, max_length=500)),
+                ("state_since", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("changed_at", models.DateTimeField(auto_now=True, db_index=True)),
+                (
+                    "gateway",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="nodes",
+                        to="gpus.gateway",
+                    ),
+                ),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="nodes",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Gpu',
+            name="Gpu",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('gpu_info', models.CharField(help_text='GPU names, joined with "; ".', max_length=1000)),
-                ('cpu_name', models.CharField(max_length=255)),
-                ('cpu_core', models.CharField(max_length=50)),
-                ('cpu_frequency', models.CharField(help_text='MHz', max_length=50)),
-                ('total_memory', models.CharField(help_text='GB', max_length=50)),
-                ('total_swap', models.CharField(help_text='GB', max_length=50)),
-                ('ram', models.CharField(help_text='GB', max_length=50)),
-                ('os_name', models.CharField(max_length=100)),
-                ('os_version', models.CharField(max_length=255)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='gpus', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("gpu_info", models.CharField(help_text='GPU names, joined with "; ".', max_length=1000)),
+                ("cpu_name", models.CharField(max_length=255)),
+                ("cpu_core", models.CharField(max_length=50)),
+                ("cpu_frequency", models.CharField(help_text="MHz", max_length=50)),
+                ("total_memory", models.CharField(help_text="GB", max_length=50)),
+                ("total_swap", models.CharField(help_text="GB", max_length=50)),
+                ("ram", models.CharField(help_text="GB", max_length=50)),
+                ("os_name", models.CharField(max_length=100)),
+                ("os_version", models.CharField(max_length=255)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="gpus",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'GPU record',
-                'ordering': ['id'],
+                "verbose_name": "GPU record",
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Heartbeat',
+            name="Heartbeat",
             fields=[
-                ('node', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='heartbeat', serialize=False, to='gpus.node')),
-                ('at', models.DateTimeField()),
-                ('active_requests', models.PositiveIntegerField(default=0)),
-                ('metrics', models.JSONField(blank=True, default=dict)),
+                (
+                    "node",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="heartbeat",
+                        serialize=False,
+                        to="gpus.node",
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+                ("active_requests", models.PositiveIntegerField(default=0)),
+                ("metrics", models.JSONField(blank=True, default=dict)),
             ],
         ),
         migrations.CreateModel(
-            name='NodeEvent',
+            name="NodeEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField()),
-                ('state', models.CharField(choices=[('online', 'online'), ('draining', 'draining'), ('maintenance', 'maintenance'), ('unreachable', 'unreachable'), ('silent', 'silent'), ('outdated', 'agent too old'), ('pending', 'waits for approval'), ('suspended', 'suspended')], max_length=12)),
-                ('reason', models.CharField(max_length=500)),
-                ('by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('node', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='gpus.node')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("online", "online"),
+                            ("draining", "draining"),
+                            ("maintenance", "maintenance"),
+                            ("unreachable", "unreachable"),
+                            ("silent", "silent"),
+                            ("outdated", "agent too old"),
+                            ("pending", "waits for approval"),
+                            ("suspended", "suspended"),
+                        ],
+                        max_length=12,
+                    ),
+                ),
+                ("reason", models.CharField(max_length=500)),
+                (
+                    "by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "node",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="events", to="gpus.node"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Offer',
+            name="Offer",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('model', models.CharField(db_index=True, max_length=255)),
-                ('revision', models.CharField(blank=True, max_length=100)),
-                ('description', models.CharField(blank=True, max_length=500)),
-                ('kinds', models.JSONField(default=list, help_text='Any of "chat", "completion", "embedding".')),
-                ('context_length', models.PositiveIntegerField(blank=True, help_text='Tokens.', null=True)),
-                ('concurrency', models.PositiveIntegerField(default=1, help_text='Requests that the node answers at the same time.')),
-                ('min_vram_mib', models.PositiveIntegerField(blank=True, null=True)),
-                ('active', models.BooleanField(default=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('node', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='offers', to='gpus.node')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("model", models.CharField(db_index=True, max_length=255)),
+                ("revision", models.CharField(blank=True, max_length=100)),
+                ("description", models.CharField(blank=True, max_length=500)),
+                (
+                    "kinds",
+                    models.JSONField(default=list, help_text='Any of "chat", "completion", "embedding".'),
+                ),
+                ("context_length", models.PositiveIntegerField(blank=True, help_text="Tokens.", null=True)),
+                (
+                    "concurrency",
+                    models.PositiveIntegerField(
+                        default=1, help_text="Requests that the node answers at the same time."
+                    ),
+                ),
+                ("min_vram_mib", models.PositiveIntegerField(blank=True, null=True)),
+                ("active", models.BooleanField(default=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "node",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="offers", to="gpus.node"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.AddConstraint(
-            model_name='node',
-            constraint=models.UniqueConstraint(models.F('owner'), models.F('machine_id'), name='node_machine_unique'),
+            model_name="node",
+            constraint=models.UniqueConstraint(
+                models.F("owner"), models.F("machine_id"), name="node_machine_unique"
+            ),
         ),
         migrations.AddIndex(
-            model_name='nodeevent',
-            index=models.Index(fields=['node', '-at'], name='node_event_recent'),
+            model_name="nodeevent",
+            index=models.Index(fields=["node", "-at"], name="node_event_recent"),
         ),
         migrations.AddConstraint(
-            model_name='offer',
-            constraint=models.UniqueConstraint(models.F('node'), models.F('model'), name='offer_model_unique'),
+            model_name="offer",
+            constraint=models.UniqueConstraint(
+                models.F("node"), models.F("model"), name="offer_model_unique"
+            ),
         ),
     ]

@@ -132,7 +132,9 @@ def deadline_of(call: Call) -> float:
     except ValueError:
         deadline = 0.0
     if not 0 < deadline <= settings.REQUEST_DEADLINE_S:
-        raise _missing("X-Deadline-S", f"X-Deadline-S must be a number of seconds up to {settings.REQUEST_DEADLINE_S:g}.")
+        raise _missing(
+            "X-Deadline-S", f"X-Deadline-S must be a number of seconds up to {settings.REQUEST_DEADLINE_S:g}."
+        )
     return deadline
 
 

@@ -38,7 +38,7 @@ async def ask(call: Call, desk: Desk) -> None:
 
 
 async def stream(call: Call, desk: Desk) -> None:
-    """`POST /inference/stream/`: the answer as it is made, as events {"token"}, at last {"done", "id", "answer_text"}."""
+    """`POST /inference/stream/`: the answer as it is made, as events {"token"}, then {"done", "id", "answer_text"}."""
     run = await _question(call, desk, stream=True)
     await _begun(call, desk, run)
     if call.started:
@@ -96,7 +96,11 @@ def _text_request(kind: Kind, model: str, text: str) -> dict[str, Any]:
             return {"model": model, "prompt": text}
     raise InvalidRequest(
         f"{model!r} makes embeddings and answers no questions. Use POST /v1/embeddings.",
-        fields={"desired_model": [f"{model!r} makes embeddings and answers no questions. Use POST /v1/embeddings."]},
+        fields={
+            "desired_model": [
+                f"{model!r} makes embeddings and answers no questions. Use POST /v1/embeddings."
+            ]
+        },
     )
 
 
@@ -175,11 +179,15 @@ def _any_request(desk: Desk, model: str, said: dict[str, Any]) -> tuple[Kind, di
     value, params = said.get("input", said.get("input_data")), said.get("params", {})
     params = {} if params is None else params
     if not isinstance(params, dict) or params.keys() & {"stream", "model", "n"}:
-        raise InvalidRequest("`params` must be an object like {\"temperature\", \"top_p\", \"max_tokens\"}.", param="params")
+        raise InvalidRequest(
+            '`params` must be an object like {"temperature", "top_p", "max_tokens"}.', param="params"
+        )
     kind = desk.shelf.kind_for_text(model)
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]
-    messages = isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value)
+    messages = (
+        isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value)
+    )
     texts = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
     if messages:
         return Kind.CHAT, {**params, "model": model, "messages": value}

@@ -7,67 +7,174 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('clients', '0001_initial'),
-        ('gpus', '0001_initial'),
+        ("clients", "0001_initial"),
+        ("gpus", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Model',
+            name="Model",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=255, unique=True)),
-                ('title', models.CharField(blank=True, max_length=255)),
-                ('description', models.TextField(blank=True)),
-                ('framework', models.CharField(blank=True, max_length=100)),
-                ('version', models.CharField(blank=True, max_length=100)),
-                ('hidden', models.BooleanField(default=False, help_text='Not listed and not served.')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('owner', models.ForeignKey(blank=True, help_text="Empty: everybody's.", null=True, on_delete=django.db.models.deletion.CASCADE, related_name='models', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=255, unique=True)),
+                ("title", models.CharField(blank=True, max_length=255)),
+                ("description", models.TextField(blank=True)),
+                ("framework", models.CharField(blank=True, max_length=100)),
+                ("version", models.CharField(blank=True, max_length=100)),
+                ("hidden", models.BooleanField(default=False, help_text="Not listed and not served.")),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="Empty: everybody's.",
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="models",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Inference',
+            name="Inference",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('request_id', models.UUIDField(default=uuid.uuid4, unique=True)),
-                ('face', models.CharField(help_text='The endpoint it came through.', max_length=20)),
-                ('kind', models.CharField(choices=[('chat', 'chat'), ('completion', 'completion'), ('embedding', 'embedding')], max_length=10)),
-                ('desired_model', models.CharField(db_index=True, max_length=255)),
-                ('question_text', models.TextField(blank=True)),
-                ('answer_text', models.TextField(blank=True)),
-                ('streamed', models.BooleanField(default=False)),
-                ('status', models.CharField(choices=[('running', 'running'), ('completed', 'completed'), ('partial', 'partial'), ('failed', 'failed'), ('cancelled', 'cancelled')], default='running', max_length=9)),
-                ('code', models.CharField(blank=True, help_text='Why it ended as it did, for programs.', max_length=50)),
-                ('reason', models.CharField(blank=True, help_text='Why it ended as it did, for people.', max_length=1000)),
-                ('attempts', models.JSONField(default=list, help_text='Nodes that were tried before, each with the reason it failed.')),
-                ('gateway_id', models.UUIDField(blank=True, help_text='The process that relays it.', null=True)),
-                ('prompt_tokens', models.PositiveIntegerField(default=0)),
-                ('completion_tokens', models.PositiveIntegerField(default=0)),
-                ('usage_source', models.CharField(blank=True, choices=[('engine', 'reported by the engine'), ('tokenizer', "counted with the model's tokenizer"), ('estimate', 'estimated from what was delivered')], max_length=9)),
-                ('queued_ms', models.PositiveIntegerField(default=0)),
-                ('first_token_ms', models.PositiveIntegerField(blank=True, null=True)),
-                ('latency_ms', models.PositiveIntegerField(blank=True, null=True)),
-                ('request_sha256', models.CharField(blank=True, max_length=64)),
-                ('response_sha256', models.CharField(blank=True, max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('deleted_at', models.DateTimeField(blank=True, help_text='Its owner deleted it: the texts are gone, what was metered stays.', null=True)),
-                ('api_key', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='inferences', to='clients.apikey')),
-                ('client', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='inferences', to=settings.AUTH_USER_MODEL)),
-                ('node', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='inferences', to='gpus.node')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("request_id", models.UUIDField(default=uuid.uuid4, unique=True)),
+                ("face", models.CharField(help_text="The endpoint it came through.", max_length=20)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("chat", "chat"), ("completion", "completion"), ("embedding", "embedding")],
+                        max_length=10,
+                    ),
+                ),
+                ("desired_model", models.CharField(db_index=True, max_length=255)),
+                ("question_text", models.TextField(blank=True)),
+                ("answer_text", models.TextField(blank=True)),
+                ("streamed", models.BooleanField(default=False)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("running", "running"),
+                            ("completed", "completed"),
+                            ("partial", "partial"),
+                            ("failed", "failed"),
+                            ("cancelled", "cancelled"),
+                        ],
+                        default="running",
+                        max_length=9,
+                    ),
+                ),
+                (
+                    "code",
+                    models.CharField(
+                        blank=True, help_text="Why it ended as it did, for programs.", max_length=50
+                    ),
+                ),
+                (
+                    "reason",
+                    models.CharField(
+                        blank=True, help_text="Why it ended as it did, for people.", max_length=1000
+                    ),
+                ),
+                (
+                    "attempts",
+                    models.JSONField(
+                        default=list,
+                        help_text="Nodes that were tried before, each with the reason it failed.",
+                    ),
+                ),
+                (
+                    "gateway_id",
+                    models.UUIDField(blank=True, help_text="The process that relays it.", null=True),
+                ),
+                ("prompt_tokens", models.PositiveIntegerField(default=0)),
+                ("completion_tokens", models.PositiveIntegerField(default=0)),
+                (
+                    "usage_source",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("engine", "reported by the engine"),
+                            ("tokenizer", "counted with the model's tokenizer"),
+                            ("estimate", "estimated from what was delivered"),
+                        ],
+                        max_length=9,
+                    ),
+                ),
+                ("queued_ms", models.PositiveIntegerField(default=0)),
+                ("first_token_ms", models.PositiveIntegerField(blank=True, null=True)),
+                ("latency_ms", models.PositiveIntegerField(blank=True, null=True)),
+                ("request_sha256", models.CharField(blank=True, max_length=64)),
+                ("response_sha256", models.CharField(blank=True, max_length=64)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "deleted_at",
+                    models.DateTimeField(
+                        blank=True,
+                        help_text="Its owner deleted it: the texts are gone, what was metered stays.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "api_key",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="inferences",
+                        to="clients.apikey",
+                    ),
+                ),
+                (
+                    "client",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="inferences",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "node",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="inferences",
+                        to="gpus.node",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['client', '-id'], name='inference_by_client'), models.Index(condition=models.Q(('status', 'running')), fields=['gateway_id'], name='inference_running')],
+                "ordering": ["-id"],
+                "indexes": [
+                    models.Index(fields=["client", "-id"], name="inference_by_client"),
+                    models.Index(
+                        condition=models.Q(("status", "running")),
+                        fields=["gateway_id"],
+                        name="inference_running",
+                    ),
+                ],
             },
         ),
     ]

@@ -14,10 +14,10 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from tests.engine import Background, Engine, chunk, stream
-from tests.flows.conftest import Marketplace, eventually
 
 from marketplace.embedded.home import PROJECT
+from tests.engine import Background, Engine, chunk, stream
+from tests.flows.conftest import Marketplace, eventually
 
 WORDS = 20
 
@@ -25,7 +25,15 @@ WORDS = 20
 class Fleet:
     """So many nodes that pull, all offering `model`, with an engine that takes its time."""
 
-    def __init__(self, marketplace: Marketplace, model: str, *, nodes: int, pause_s: float = 0.03, concurrency: int = 16):
+    def __init__(
+        self,
+        marketplace: Marketplace,
+        model: str,
+        *,
+        nodes: int,
+        pause_s: float = 0.03,
+        concurrency: int = 16,
+    ):
         self.marketplace, self.model = marketplace, model
         self.background = Background()
         self.engine = Engine(self.background)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+
 from tests.flows.conftest import Marketplace, eventually
 from tests.flows.fleet import Fleet, Outcomes, consume
 
@@ -11,7 +12,13 @@ CONSUMERS, ROUNDS = 24, 6
 # What a consumer may see while a part dies, besides complete answers.
 ALLOWED = {
     "agent": {"error event node_lost"},
-    "web-1": {"connection", "cut off", "error event node_lost", "status 502 node_failed", "status 503 no_capacity"},
+    "web-1": {
+        "connection",
+        "cut off",
+        "error event node_lost",
+        "status 502 node_failed",
+        "status 503 no_capacity",
+    },
     "worker": set(),
     "beat": set(),
     "valkey": {"error event node_lost", "status 502 node_failed"},

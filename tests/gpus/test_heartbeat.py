@@ -6,11 +6,11 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from django.utils import timezone
-from tests.served import Server
 
 from clients.models import Client
 from gpus import nodes
 from gpus.models import Heartbeat, Node, Offer
+from tests.served import Server
 
 URL = "/llm_models/heartbeat/"
 

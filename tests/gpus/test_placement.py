@@ -48,7 +48,8 @@ def test_it_takes_the_only_free_node(pool: Pool) -> None:
 def test_releasing_twice_frees_one_slot(pool: Pool) -> None:
     offer = add(pool, 1, concurrency=3)
     first, second = placement.choose(pool), placement.choose(pool)
-    assert first and second
+    assert first is not None
+    assert second is not None
     first.release()
     first.release()
     assert offer.outstanding == 1

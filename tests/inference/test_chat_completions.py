@@ -10,14 +10,14 @@ import httpx2 as httpx
 import openai
 import pytest
 from aiohttp import web
-from tests.served import Server, last_record
-from tests.engine import Background, Engine, answer, chunk, stream
-
 from django.utils import timezone
+
 from clients import keys
 from clients.models import ApiKey, Client
 from gpus.models import Node
 from inference.models import Inference
+from tests.engine import Background, Engine, answer, chunk, stream
+from tests.served import Server, last_record
 
 ASK = {"model": "llama", "messages": [{"role": "user", "content": "count"}]}
 URL = "/v1/chat/completions"
@@ -50,8 +50,13 @@ def test_it_answers_and_records(http: httpx.Client, node: Node, engine: Engine, 
     assert len(record.request_sha256) == len(record.response_sha256) == 64
 
 
-def test_every_parameter_reaches_the_engine_as_it_was_sent(http: httpx.Client, node: Node, engine: Engine) -> None:
-    content = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
+def test_every_parameter_reaches_the_engine_as_it_was_sent(
+    http: httpx.Client, node: Node, engine: Engine
+) -> None:
+    content = [
+        {"type": "text", "text": "what?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}},
+    ]
     ask = ASK | {
         "messages": [{"role": "user", "content": content}],
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],

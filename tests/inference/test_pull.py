@@ -8,15 +8,15 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from tests.agent import HEAD, Agent
-from tests.served import Server, last_record
-from tests.engine import Background, chunk
 from websockets.exceptions import InvalidStatus
 
 from gpus import protocol
 from gpus.models import Node
 from gpus.protocol import Kind
 from inference.models import Inference
+from tests.agent import HEAD, Agent
+from tests.engine import Background, chunk
+from tests.served import Server, last_record
 
 ASK = {"model": "llama", "messages": [{"role": "user", "content": "count"}], "stream": True}
 URL = "/v1/chat/completions"
@@ -97,7 +97,10 @@ def test_many_requests_share_one_connection(
 
     async def several() -> list[str]:
         async with httpx.AsyncClient(base_url=server.url, headers=http.headers, timeout=20) as client:
-            return [text(reply) for reply in await asyncio.gather(*(client.post(URL, json=ASK) for _ in range(40)))]
+            return [
+                text(reply)
+                for reply in await asyncio.gather(*(client.post(URL, json=ASK) for _ in range(40)))
+            ]
 
     assert background.run(several()) == ["one two three"] * 40
 

@@ -8,12 +8,12 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from aiohttp import web
-from tests.engine import Engine, chunk, stream
-from tests.served import Server, last_record
 
 from clients.models import Client
 from gpus.models import Node
 from inference.models import Inference
+from tests.engine import Engine, chunk, stream
+from tests.served import Server, last_record
 
 
 @pytest.fixture
@@ -32,11 +32,21 @@ def events(reply: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in reply.text.split("\n") if line]
 
 
-def test_the_answer_comes_with_its_record(http: httpx.Client, node: Node, alice: Client, engine: Engine) -> None:
+def test_the_answer_comes_with_its_record(
+    http: httpx.Client, node: Node, alice: Client, engine: Engine
+) -> None:
     reply = http.post("/inference/", json=ask(alice))
     assert reply.status_code == 201
     said = reply.json()
-    document = {"id", "client", "client_username", "question_text", "answer_text", "desired_model", "created_at"}
+    document = {
+        "id",
+        "client",
+        "client_username",
+        "question_text",
+        "answer_text",
+        "desired_model",
+        "created_at",
+    }
     assert document <= said.keys()
     assert (said["answer_text"], said["client_username"]) == ("one two three", "alice")
     assert engine.asked[0]["messages"] == [{"role": "user", "content": "Count!"}]
@@ -58,7 +68,9 @@ def test_a_strangers_client_is_refused(
 
 @pytest.mark.parametrize("path", ["/inference/", "/inference/stream/"])
 @pytest.mark.parametrize("field", ["client", "question_text", "desired_model"])
-def test_a_missing_field_is_named(http: httpx.Client, node: Node, alice: Client, path: str, field: str) -> None:
+def test_a_missing_field_is_named(
+    http: httpx.Client, node: Node, alice: Client, path: str, field: str
+) -> None:
     said = ask(alice)
     del said[field]
     reply = http.post(path, json=said)
@@ -67,9 +79,18 @@ def test_a_missing_field_is_named(http: httpx.Client, node: Node, alice: Client,
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"client": [1]}, {"client": 2**70}, {"question_text": {}}, {"question_text": "\0"}, {"desired_model": 7.5e300}]
+    "wrong",
+    [
+        {"client": [1]},
+        {"client": 2**70},
+        {"question_text": {}},
+        {"question_text": "\0"},
+        {"desired_model": 7.5e300},
+    ],
 )
-def test_wrong_types_are_refused(http: httpx.Client, node: Node, alice: Client, wrong: dict[str, Any]) -> None:
+def test_wrong_types_are_refused(
+    http: httpx.Client, node: Node, alice: Client, wrong: dict[str, Any]
+) -> None:
     assert http.post("/inference/", json=ask(alice, **wrong)).status_code in (400, 403, 404)
     assert not Inference.objects.exists()
 
@@ -81,7 +102,11 @@ def test_a_stream_is_tokens_and_a_last_event(http: httpx.Client, node: Node, ali
     record = last_record()
     assert found[:-1] == [{"token": "one "}, {"token": "two "}, {"token": "three"}]
     assert found[-1] == {"done": True, "id": record.pk, "answer_text": "one two three"}
-    assert (record.answer_text, record.question_text, record.status) == ("one two three", "Count!", "completed")
+    assert (record.answer_text, record.question_text, record.status) == (
+        "one two three",
+        "Count!",
+        "completed",
+    )
 
 
 def test_everything_is_checked_before_the_first_byte(http: httpx.Client, node: Node, alice: Client) -> None:
@@ -146,7 +171,9 @@ def test_it_makes_vectors_with_a_model_that_does(
     assert reply.json()["output"] == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("said", [{}, {"input": None}, {"input": [1, 2]}, {"input": "x", "params": []}, {"input": ""}])
+@pytest.mark.parametrize(
+    "said", [{}, {"input": None}, {"input": [1, 2]}, {"input": "x", "params": []}, {"input": ""}]
+)
 def test_an_input_that_fits_nothing_is_refused(http: httpx.Client, node: Node, said: dict[str, Any]) -> None:
     reply = http.post("/ai/models/llama/inference", json=said)
     assert reply.status_code == 400
