@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gpus import push_urls
 from gpus.directory import LiveNode
-from gpus.links import Links, NodeLost, NodeRefused
+from gpus.links import Links, NodeLost, NodeRefused, NodeUnreachable
 from gpus.models import Delivery
 
 CONNECT_WITHIN_S = 5.0
@@ -79,13 +79,11 @@ class PushExchange:
 
     async def head(self) -> tuple[int, str]:
         """Status and content type. Raises NodeLost, NodeRefused."""
-        _check_literal(self._url)
         try:
-            self._response = await self._session.post(
-                self._url, data=self._body, headers=self._headers, allow_redirects=False
-            )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NodeLost(f"We could not call the node: {error or type(error).__name__}") from None
+            self._response = await self._post()
+        except aiohttp.ServerDisconnectedError:
+            # Servers close connections that were idle for long; it happens while we send, too.
+            self._response = await self._post_again()
         status = self._response.status
         if status in BUSY:
             self._response.close()
@@ -94,6 +92,25 @@ class PushExchange:
             self._response.close()
             raise NodeLost("The node answered with a redirection, which is not followed.")
         return status, self._response.headers.get("Content-Type", "application/json")
+
+    async def _post_again(self) -> aiohttp.ClientResponse:
+        try:
+            return await self._post()
+        except aiohttp.ServerDisconnectedError as error:
+            raise NodeLost(f"The node broke the connection: {error}") from None
+
+    async def _post(self) -> aiohttp.ClientResponse:
+        _check_literal(self._url)
+        try:
+            return await self._session.post(
+                self._url, data=self._body, headers=self._headers, allow_redirects=False
+            )
+        except aiohttp.ServerDisconnectedError:
+            raise
+        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
+            raise NodeUnreachable(f"We could not call the node: {error or type(error).__name__}") from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise NodeLost(f"The node broke the connection: {error or type(error).__name__}") from None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises NodeLost when it breaks off."""
@@ -136,7 +153,7 @@ class Deliveries:
     def start(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, resolver=_PinnedResolver(), ttl_dns_cache=10, keepalive_timeout=30
+                limit=0, resolver=_PinnedResolver(), ttl_dns_cache=10, keepalive_timeout=4
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN_S),
             auto_decompress=False,

@@ -113,6 +113,7 @@ class Directory:
         """Read everything, then follow changes. Waits for a database that is not there yet."""
         bus.subscribe("nodes", self._heard_of)
         bus.subscribe("load", self._heard_load)
+        bus.subscribe("credentials", self._heard_of_owner)
         while not await self._poll(everything=True):  # noqa: ASYNC110 - nobody tells when a database is there
             await asyncio.sleep(POLL_S)
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._tell_load(bus))]
@@ -134,6 +135,13 @@ class Directory:
         # Several announcements of one turn arrive joined only from Bus.publish; these come one by one.
         if message.isdigit():
             self._announced.add(int(message))
+            self._ring.set()
+
+    def _heard_of_owner(self, message: bytes) -> None:
+        """An account was approved, suspended or closed, and its nodes with it."""
+        kind, _, number = message.partition(b":")
+        if kind == b"client" and number.isdigit():
+            self._announced |= {node.id for node in self.nodes.values() if node.owner_id == int(number)}
             self._ring.set()
 
     async def _follow(self) -> None:

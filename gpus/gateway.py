@@ -22,7 +22,9 @@ from marketplace.groupcommit import GroupCommit, NotRecorded, Statement
 logger = logging.getLogger(__name__)
 
 ALIVE_EVERY_S = 2.0
-PROBE_EVERY_S = 10.0
+PROBE_EVERY_S = 2.0
+# A node that has been away for long is looked at less often.
+PROBE_AWAY_AFTER_S, PROBE_AWAY_CHANCE = 60.0, 0.1
 
 ALIVE = Statement(
     "gateway_alive",
@@ -95,11 +97,11 @@ class Gateway:
         """See whether nodes that could not be called can be called again."""
         while True:
             await asyncio.sleep(PROBE_EVERY_S * (0.5 + random.random()))  # noqa: S311 - spreads load, guards nothing
-            for node in list(self.directory.nodes.values()):
-                if node.delivery == Delivery.PUSH and node.state == "unreachable":
-                    why = await self.deliveries.probe(node)
-                    if why is None:
-                        await self.mark_reachable(node)
+            away = [node for node in self.directory.nodes.values() if _is_due(node)]
+            answers = await asyncio.gather(*(self.deliveries.probe(node) for node in away))
+            for node, why in zip(away, answers, strict=True):
+                if why is None:
+                    await self.mark_reachable(node)
 
     async def mark_unreachable(self, node: LiveNode, why: str) -> None:
         """No more work for a node that we cannot call, in any process, until a probe gets through."""
@@ -111,3 +113,11 @@ class Gateway:
         node.facts.unreachable_since, node.facts.unreachable_why = None, ""
         self.directory.reassess(node)
         await asyncio.to_thread(reports.note_reachable, node_id=node.id, now=datetime.now(UTC))
+
+
+def _is_due(node: LiveNode) -> bool:
+    since = node.facts.unreachable_since
+    if node.delivery != Delivery.PUSH or node.state != "unreachable" or since is None:
+        return False
+    recent = datetime.now(UTC).timestamp() - since < PROBE_AWAY_AFTER_S
+    return recent or random.random() < PROBE_AWAY_CHANCE  # noqa: S311 - spreads load, guards nothing

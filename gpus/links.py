@@ -35,6 +35,10 @@ class NodeLost(Exception):
     """The node, or the way to it, broke in the middle of an exchange."""
 
 
+class NodeUnreachable(NodeLost):
+    """The node cannot be called at all."""
+
+
 class NodeRefused(Exception):
     """The agent answered an error of its own. `code` as in `gpus.protocol`."""
 

@@ -22,8 +22,7 @@ from gpus import placement
 from gpus.delivery import Exchange
 from gpus.directory import LiveNode
 from gpus.gateway import Gateway
-from gpus.links import NodeLost, NodeRefused
-from gpus.models import Delivery
+from gpus.links import NodeLost, NodeRefused, NodeUnreachable
 from gpus.placement import NoCapacity, Policy, Pool, Slot
 from inference import metering
 from inference.journal import Journal, Record
@@ -314,7 +313,7 @@ class Relay:
             raise NoCapacity(f"{node.name} stayed busy.", code="queue_timeout", retry_after=2) from None
         record.attempts.append({"node": node.id, "name": node.name, "reason": str(failure)[:300]})
         run.failed_nodes.add(node.id)
-        if isinstance(failure, NodeLost) and node.delivery == Delivery.PUSH and run.meter is None:
+        if isinstance(failure, NodeUnreachable):
             self._in_background(self.gateway.mark_unreachable(node, str(failure)))
         if len(record.attempts) >= MAX_ATTEMPTS:
             raise self._nodes_failed(record)

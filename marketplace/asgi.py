@@ -1,5 +1,6 @@
 """The ASGI application: the hot path (whatever waits for nodes) beside Django (everything else)."""
 
+import asyncio
 import logging
 import os
 import re
@@ -88,6 +89,7 @@ class Application:
     def __init__(self) -> None:
         self._hot: HotPath | None = None
         self._hot_application: Callable[..., Awaitable[None]] | None = None
+        self._places: asyncio.Semaphore | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -102,10 +104,25 @@ class Application:
         assert self._hot_application is not None
         endpoint = self._hot.endpoint(scope["path"])
         if endpoint is None or (scope["method"] != "POST" and scope["path"].rstrip("/") == "/inference"):
-            await django_application(scope, receive, send)  # type: ignore[arg-type]
+            await self._django(scope, receive, send)
             return
         scope["endpoint"] = endpoint if scope["method"] == "POST" else _not_allowed
         await self._hot_application(scope, receive, send)
+
+    async def _django(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Django, as often at once as the database can take. Who has not sent anything yet holds no place."""
+        first: dict[str, Any] | None = await receive()
+
+        async def receive_again() -> dict[str, Any]:
+            nonlocal first
+            if first is None:
+                return await receive()
+            message, first = first, None
+            return message
+
+        assert self._places is not None
+        async with self._places:
+            await django_application(scope, receive_again, send)  # type: ignore[arg-type]
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._hot is None or scope["path"].rstrip("/") != CONNECT_PATH.rstrip("/"):
@@ -118,6 +135,7 @@ class Application:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._hot = HotPath()
+        self._places = asyncio.Semaphore(settings.DJANGO_CONCURRENCY)
         self._hot_application = _with_cors(self._hot)
         await self._hot.start()
         await send({"type": "lifespan.startup.complete"})

@@ -40,7 +40,7 @@ class Bus:
 
     def __init__(self) -> None:
         self._redis = redis.asyncio.Redis.from_url(settings.CACHE_URL, socket_connect_timeout=2)
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, list[Handler]] = {}
         self._on_lost: list[Callable[[], None]] = []
         self._on_undelivered: list[Callable[[str], None]] = []
         self._waiting: dict[str, list[bytes]] = {}
@@ -51,7 +51,7 @@ class Bus:
 
     def subscribe(self, topic: str, handler: Handler) -> None:
         """Call `handler` with each message. Before `start` only."""
-        self._handlers[PREFIX + topic] = handler
+        self._handlers.setdefault(PREFIX + topic, []).append(handler)
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever messages may have been lost."""
@@ -116,7 +116,8 @@ class Bus:
 
     def _handle(self, message: dict[str, Any]) -> None:
         if message["type"] == "message":
-            self._handlers[message["channel"].decode()](message["data"])
+            for handler in self._handlers[message["channel"].decode()]:
+                handler(message["data"])
         elif message["type"] == "subscribe" and message["data"] == len(self._handlers) and self._was_lost:
             # What was sent to us before this moment is gone, and nobody has seen an error.
             self._was_lost = False

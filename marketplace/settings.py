@@ -44,6 +44,8 @@ REQUEST_DEADLINE_S = _seconds("REQUEST_DEADLINE_S", 600, minimum=1)
 QUEUE_WAIT_S = _seconds("QUEUE_WAIT_S", 20)
 # How many requests may wait for one model in one process.
 QUEUE_LENGTH = env.int("QUEUE_LENGTH", 256, validate=validate.Range(min=0))
+# Requests that Django works on at the same time, per process: each may hold a connection to the database.
+DJANGO_CONCURRENCY = env.int("DJANGO_CONCURRENCY", 24, validate=validate.Range(min=1))
 MAX_REQUEST_BYTES = env.int("MAX_REQUEST_BYTES", 32 * 1024 * 1024, validate=validate.Range(min=1024))
 MAX_RESPONSE_BYTES = env.int("MAX_RESPONSE_BYTES", 64 * 1024 * 1024, validate=validate.Range(min=1024))
 GOOGLE_CLIENT_IDS: list[str] = env.list("GOOGLE_CLIENT_IDS", [])

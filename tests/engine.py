@@ -75,22 +75,22 @@ class Background:
 class Engine:
     """Answers as `behaviour` says, and remembers what it was asked."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: Background, port: int = 0) -> None:
         self.behaviour: Handler = answer
         self.models: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.left = threading.Event()
         self._background = background
-        background.run(self._start())
+        background.run(self._start(port))
 
-    async def _start(self) -> None:
+    async def _start(self, port: int) -> None:
         application = web.Application()
         application.router.add_post("/v1/{endpoint:.*}", self._answer)
         application.router.add_get("/v1/models", self._models)
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
         await site.start()
         self.port: int = self._runner.addresses[0][1]
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from django.utils import timezone
 
-from clients import keys
+from clients import keys, providers
 from clients.models import ApiKey, Client
 from gpus.models import Node
 from inference.models import Inference
@@ -167,6 +167,51 @@ def test_a_broken_node_is_passed_over(
     assert tried[0].attempts[0]["name"] == "bad"
     server.until(lambda: Node.objects.get(name="bad").unreachable_since is not None)
     assert "could not call" in Node.objects.get(name="bad").unreachable_why
+
+
+def test_a_node_that_can_be_called_again_is_used_again(
+    http: httpx.Client, server: Server, background: Background, add_node: AddNode
+) -> None:
+    engine = Engine(background)
+    node = add_node("one", url=engine.url)
+    server.knows(node)
+    assert http.post(URL, json=ASK).status_code == 200
+    engine.stop()
+    assert http.post(URL, json=ASK).status_code == 502
+    reply = http.post(URL, json=ASK)
+    assert (reply.status_code, "unreachable" in reply.json()["error"]["message"]) == (503, True)
+    again = Engine(background, port=engine.port)
+    server.knows(node)
+    assert http.post(URL, json=ASK).status_code == 200
+    again.stop()
+
+
+def test_a_connection_that_the_engine_has_closed_meanwhile_is_no_failure(
+    http: httpx.Client, node: Node, engine: Engine
+) -> None:
+    async def close_after(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        reply = await answer(request, body)
+        transport = request.transport
+        asyncio.get_running_loop().call_later(0.01, lambda: transport and transport.abort())
+        return reply
+
+    engine.behaviour = close_after
+    replies = [http.post(URL, json=ASK) for _ in range(20)]
+    assert [reply.status_code for reply in replies] == [200] * 20
+    assert not any(record.attempts for record in Inference.objects.all())
+
+
+def test_a_node_gets_work_when_its_owner_is_approved(
+    http: httpx.Client, server: Server, engine: Engine, add_node: AddNode, bob: Client, operator: Client
+) -> None:
+    Client.objects.filter(pk=bob.pk).update(provider_status="pending")
+    node = add_node("one", url=engine.url)
+    server.until(lambda: node.pk in server.hot.gateway.directory.nodes)
+    assert "1 is pending" in http.post(URL, json=ASK).json()["error"]["message"]
+    bob.refresh_from_db()
+    providers.approve(bob, by=operator, now=timezone.now())
+    server.knows(node)
+    assert http.post(URL, json=ASK).status_code == 200
 
 
 def test_an_engine_that_fails_is_passed_over(

@@ -27,7 +27,7 @@ from gpus.agent.options import Options, WrongOption
 
 T = TypeVar("T")
 DEFAULT_CONCURRENCY = 4
-# Below this, splitting the work among cores costs more than it gains.
+# Below this, splitting the work among cores costs more than it gains, and much more on a busy machine.
 SMALL_PARAMETERS = 50_000_000
 
 
@@ -48,6 +48,7 @@ class Local(Engine):
         self._concurrency = options.concurrency or DEFAULT_CONCURRENCY
         self._device = _device(options.device)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._cores = torch.get_num_threads()
         self._loaded: dict[str, _Loaded] = {}
         self._offers: list[Offer] = []
 
@@ -60,8 +61,6 @@ class Local(Engine):
         for model in self._wanted:
             loaded = await self._compute(lambda model=model: self._load(model))  # type: ignore[misc]
             self._loaded[loaded.offer.name] = loaded
-        if all(_is_small(each.model) for each in self._loaded.values()):
-            torch.set_num_threads(1)
         self._offers = [each.offer for each in self._loaded.values()]
         changed()
 
@@ -100,11 +99,15 @@ class Local(Engine):
         return _translated(asyncio.get_running_loop().run_in_executor(self._pool, work))
 
     def _load(self, text: str) -> _Loaded:
+        # This counts per thread, so it is said in the computing one.
+        torch.set_num_threads(1)
         source = folders.find(text, models_dir=self._models_dir)
         try:
             model = (Embedder if source.embeds else Causal)(source.folder, device=self._device)
         except (OSError, ValueError, KeyError) as error:
             raise WrongOption(f"The model {text} cannot be loaded: {_first_line(error)}") from error
+        if not _is_small(model) or any(not _is_small(each.model) for each in self._loaded.values()):
+            torch.set_num_threads(self._cores)
         _warm_up(model)
         print(f"serving {source.name} on {self._device}", flush=True)
         return _Loaded(self._offer(source, model), model)

@@ -30,10 +30,10 @@ DESCRIPTION = (
 # Goes into the folder's name: another recipe is another model.
 VERSION = "1"
 CONTEXT = 512
-STEPS, BATCH, LENGTH = 100, 16, 128
+STEPS, BATCH, LENGTH = 130, 8, 128
 # A slow machine trains less rather than longer.
 TRAIN_MOST_S = 30.0
-LEARNING_RATE = 4e-3
+LEARNING_RATE = 5e-3
 _RISE = 0.15
 SEED = 20
 
