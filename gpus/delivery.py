@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gpus import push_urls
@@ -63,7 +64,14 @@ class PushExchange:
     """A request to a node's own URL."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, node: LiveNode, path: str, request_id: str, body: bytes
+        self,
+        session: aiohttp.ClientSession,
+        node: LiveNode,
+        *,
+        path: str,
+        deadline_s: float,
+        request_id: str,
+        body: bytes,
     ) -> None:
         self.usage: dict[str, Any] | None = None
         self.usage_source = ""
@@ -74,6 +82,7 @@ class PushExchange:
             "Content-Type": "application/json",
             "Authorization": f"Bearer {node.push_secret}",
             "X-Request-Id": request_id,
+            "X-Deadline-S": f"{deadline_s:.1f}",
         }
         self._response: aiohttp.ClientResponse | None = None
 
@@ -87,11 +96,26 @@ class PushExchange:
         status = self._response.status
         if status in BUSY:
             self._response.close()
-            raise NodeRefused("busy", "The node is full.")
+            raise NodeRefused(self._agent_error() or "busy", "The node is full.")
         if 300 <= status < 400:
             self._response.close()
             raise NodeLost("The node answered with a redirection, which is not followed.")
+        self._read_usage(self._response.headers)
         return status, self._response.headers.get("Content-Type", "application/json")
+
+    def _agent_error(self) -> str:
+        """Our agent's own word for why it refuses; other servers have none."""
+        assert self._response is not None
+        return self._response.headers.get("X-Agent-Error", "")
+
+    def _read_usage(self, headers: Mapping[str, str]) -> None:
+        """What our agent has counted where the engine behind it reports nothing."""
+        try:
+            usage = orjson.loads(headers.get("X-Usage", "null"))
+        except orjson.JSONDecodeError:
+            return
+        if isinstance(usage, dict):
+            self.usage, self.usage_source = usage, headers.get("X-Usage-Source", "")
 
     async def _post_again(self) -> aiohttp.ClientResponse:
         try:
@@ -169,7 +193,9 @@ class Deliveries:
         """Start a request at a node. Raises NodeLost."""
         if node.delivery == Delivery.PUSH:
             assert self._session is not None
-            return PushExchange(self._session, node, path, request_id, body)
+            return PushExchange(
+                self._session, node, path=path, deadline_s=deadline_s, request_id=request_id, body=body
+            )
         return self._links.open(node, path=path, deadline_s=deadline_s, request_id=request_id, body=body)
 
     async def probe(self, node: LiveNode) -> str | None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from inference.models import UsageSource
+
 Usage = dict[str, int]
 
 # Where nothing better is known: about four bytes of text make a token.
@@ -22,6 +24,7 @@ class StreamMeter:
 
     def __init__(self, *, pass_usage: bool, keep_text: bool) -> None:
         self.usage: Usage | None = None
+        self.usage_source = UsageSource.ENGINE.value
         self.error: str | None = None
         self.events = 0  # that carried something for the consumer
         self.done = False
@@ -60,6 +63,7 @@ class StreamMeter:
         """One event, as it goes on: itself or nothing."""
         data = event.partition(b"data:")[2].strip()
         if not data:
+            self._comment(event.strip())
             return b""
         if data == b"[DONE]":
             self.done = True
@@ -71,6 +75,18 @@ class StreamMeter:
         if not isinstance(said, dict):
             return b""
         return event.strip(b"\n") + b"\n\n" if self._goes_on(said) else b""
+
+    def _comment(self, event: bytes) -> None:
+        """What our agents add behind an engine that reports nothing: `: usage {"usage", "usage_source"}`."""
+        if not event.startswith(b": usage "):
+            return
+        try:
+            said = orjson.loads(event.removeprefix(b": usage "))
+        except orjson.JSONDecodeError:
+            return
+        self.usage = usage_of(said) if isinstance(said, dict) else None
+        if self.usage is not None and said.get("usage_source") in UsageSource.values:
+            self.usage_source = said["usage_source"]
 
     def _goes_on(self, said: dict[str, Any]) -> bool:
         choices = said.get("choices")

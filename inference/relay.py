@@ -425,12 +425,18 @@ class Relay:
         run.record.response_sha256 = meter.sha256
         if run.ask.keep_text:
             run.record.answer_text = "".join(meter.text)
-        self._count(run, meter.usage, events=meter.events)
+        self._count(run, meter.usage, source=meter.usage_source, events=meter.events)
 
     @staticmethod
-    def _count(run: Run, usage: Usage | None, *, answer_bytes: int = 0, events: int = 0) -> None:
+    def _count(
+        run: Run,
+        usage: Usage | None,
+        *,
+        source: str = UsageSource.ENGINE.value,
+        answer_bytes: int = 0,
+        events: int = 0,
+    ) -> None:
         record, exchange = run.record, run.exchange
-        source = UsageSource.ENGINE.value
         if exchange is not None and exchange.usage and exchange.usage_source in UsageSource.values:
             reported = metering.usage_of({"usage": exchange.usage})
             usage, source = (reported, exchange.usage_source) if reported else (usage, source)

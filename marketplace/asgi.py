@@ -61,7 +61,7 @@ class HotPath:
         self.commits.start()
         await self.gateway.start()
         self.relay.start()
-        self.shelf.start()
+        await self.shelf.start()
         self.bus.start()
 
     async def stop(self) -> None:

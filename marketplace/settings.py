@@ -123,6 +123,8 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
+    # What a caller did wrong has been told to the caller.
+    "loggers": {"django.request": {"level": "ERROR"}},
 }
 
 # --- Database, cache, jobs -------------------------------------------------------------------------------

@@ -104,7 +104,8 @@ class AutoSchema(SwaggerAutoSchema):
         statuses += [400] if has_body or self._has_query() else []
         statuses += [413, 415] if has_body else []
         statuses += [404] if "{" in self.path else []
-        statuses += [429] if hasattr(self.view, "throttle_scope") else []
+        # Wrong passwords are counted wherever Basic is understood.
+        statuses += [429] if private or hasattr(self.view, "throttle_scope") else []
         return {status: _SENTENCES[status] for status in statuses}
 
 

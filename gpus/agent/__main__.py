@@ -110,6 +110,7 @@ class Agent:
             self._intake,
             target=self._node.target,
             on_drain=lambda: self._asked_to_drain(True),
+            connected=self._node.beat_soon,
             refused=self._node.beat_soon,
         )
         return [asyncio.create_task(self._puller.run())]

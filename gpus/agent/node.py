@@ -50,7 +50,8 @@ class Node:
         self._states = states
         self._drain = drain
         self._said: set[str] = set()
-        self._last_state = ""
+        self._state_heard: str | None = None
+        self._state_said = ""
         self._beat_now = asyncio.Event()
         self.state: State = states.load()
 
@@ -221,9 +222,7 @@ class Node:
         )
         for message in reply.get("messages") or ():
             self._say_once(f"message from the marketplace: {message}")
-        if state := reply.get("state"):
-            sentences = " ".join(str(reply[key]) for key in ("reason", "fix") if reply.get(key))
-            self._say_change(f"{state}: {sentences}" if sentences else str(state))
+        self._hear_state(reply)
         minimum = str(reply.get("minimum_agent_version") or "")
         if minimum and version_tuple(VERSION) < version_tuple(minimum):
             self._say_once(
@@ -232,15 +231,23 @@ class Node:
         if "drain" in reply:
             self._drain(bool(reply["drain"]))
 
+    def _hear_state(self, reply: dict[str, Any]) -> None:
+        """Say the node's state whenever it is another than before."""
+        state, before = reply.get("state"), self._state_heard
+        self._state_heard = state
+        # A connection that is only being made is no news, and neither is what we are doing ourselves.
+        passing = (state == "unreachable" != before) or (state == "draining" and self._intake.draining)
+        if not state or passing:
+            return
+        sentences = " ".join(str(reply[key]) for key in ("reason", "fix") if reply.get(key))
+        line = f"{state}: {sentences}" if sentences else str(state)
+        if line != self._state_said:
+            self._state_said = line
+            print(line, flush=True)
+
     def _say_once(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
-            print(line, flush=True)
-
-    def _say_change(self, line: str) -> None:
-        """Say the node's state whenever it is another than before."""
-        if line != self._last_state:
-            self._last_state = line
             print(line, flush=True)
 
 

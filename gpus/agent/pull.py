@@ -34,11 +34,13 @@ class Puller:
         *,
         target: Callable[[], tuple[URL, str]],
         on_drain: Callable[[], None],
+        connected: Callable[[], None],
         refused: Callable[[], None],
     ) -> None:
         self._intake = intake
         self._target = target
         self._on_drain = on_drain
+        self._connected = connected
         self._refused = refused
         self._link: Link | None = None
         self._replaced = False
@@ -85,6 +87,7 @@ class Puller:
         self._replaced = False
         self._link = Link(socket, self._intake, self._heard)
         logger.info("Connected; requests may come.")
+        self._connected()
         try:
             await self._link.run()
         except ProtocolError as error:

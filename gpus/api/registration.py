@@ -94,7 +94,8 @@ class RegisteredSerializer(serializers.Serializer[Registered]):
         return nodes.push_secret(joined.node) if joined.node.delivery == Delivery.PUSH else None
 
     def get_connect_url(self, _joined: Registered) -> str:
-        return "ws" + settings.PUBLIC_URL.removeprefix("http") + CONNECT_PATH
+        # The address under which the agent has just reached us: behind proxies and tunnels the only one sure to work.
+        return "ws" + self.context["request"].build_absolute_uri(CONNECT_PATH).removeprefix("http")
 
     def get_heartbeat_interval_s(self, _joined: Registered) -> float:
         return settings.HEARTBEAT_INTERVAL_S
@@ -116,7 +117,9 @@ class RegisterView(APIView):
         asked.is_valid(raise_exception=True)
         owner = _owner(asked.validated_data.get("user"), caller(request))
         joined = nodes.register(owner=owner, joining=asked.joining(), now=timezone.now())
-        return Response(RegisteredSerializer(joined).data, status=status.HTTP_201_CREATED)
+        return Response(
+            RegisteredSerializer(joined, context={"request": request}).data, status=status.HTTP_201_CREATED
+        )
 
 
 def _owner(user: int | None, me: Client) -> Client:

@@ -16,15 +16,11 @@ from rest_framework.exceptions import ValidationError
 from clients.credentials import Principal
 from inference import metering
 from inference.api.completions import EVENT_STREAM, Desk, deadline_of, model_name, policy_of, reply_headers
-from inference.api.inferences import InferenceRequestSerializer, InferenceSerializer
+from inference.api.inferences import InferenceRequestSerializer, InferenceSerializer, check_client
 from inference.models import Inference, Kind
 from inference.relay import Ask, Run
-from marketplace.errors import Forbidden, InvalidRequest, MarketplaceError
+from marketplace.errors import InvalidRequest, MarketplaceError
 from marketplace.http import Call
-
-
-class NotYourself(Forbidden):
-    code, message = "not_yourself", "`client` must be the account that asks."
 
 
 async def ask(call: Call, desk: Desk) -> None:
@@ -64,8 +60,7 @@ async def _question(call: Call, desk: Desk, *, stream: bool) -> Run:
     except ValidationError as error:
         raise InvalidRequest(fields=error.detail) from None
     data = question.validated_data
-    if data["client"] != principal.client_id:
-        raise NotYourself()
+    check_client(data["client"], principal.client_id)
     model, text = data["desired_model"], data["question_text"]
     kind = desk.shelf.kind_for_text(model)
     desk.shelf.check(model, kind, principal)

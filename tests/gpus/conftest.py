@@ -32,7 +32,7 @@ def hardware() -> dict[str, str]:
 
 @pytest.fixture
 def join(db: None) -> Callable[..., Any]:
-    """`join(bob, "toy", machine_id="m1")` registers a machine that serves "toy": the node, its token, its state."""
+    """`join(bob, "toy", machine_id="m1")` registers a machine that serves "toy"; gives node, token, state."""
 
     def register(owner: Any, *models: str, now: datetime = NOW, **said: Any) -> Any:
         from gpus import nodes

@@ -29,7 +29,7 @@ def test_the_documents_client_gets_its_token(bob: Any, api: Any, said: dict[str,
     assert len(body["node_token"]) >= 40
     assert body["node_token"].isascii()
     assert (node.owner, node.cpu_core) == (bob, "16")
-    assert body["connect_url"] == "wss://market.example.com/llm_models/connect/"
+    assert body["connect_url"] == "ws://testserver/llm_models/connect/"
     assert body["heartbeat_interval_s"] == settings.HEARTBEAT_INTERVAL_S
     assert body["minimum_agent_version"] == settings.MINIMUM_AGENT_VERSION
     assert (body["delivery"], body["state"]) == ("pull", "unreachable")

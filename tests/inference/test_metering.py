@@ -49,6 +49,14 @@ def test_carriage_returns_and_a_missing_last_line_are_understood() -> None:
     assert feed(found, CHUNK.replace(b"\n", b"\r\n"), CHUNK.strip()) == CHUNK + CHUNK
 
 
+def test_an_agents_count_stands_where_the_engine_reports_nothing() -> None:
+    found = meter()
+    comment = b': usage {"usage":{"prompt_tokens":5,"completion_tokens":6},"usage_source":"tokenizer"}\n\n'
+    assert feed(found, CHUNK, DONE, comment) == CHUNK
+    assert found.usage == {"prompt_tokens": 5, "completion_tokens": 6}
+    assert found.usage_source == "tokenizer"
+
+
 def test_an_error_event_is_taken_out() -> None:
     found = meter()
     assert feed(found, CHUNK, b'data: {"error":{"message":"out of memory"}}\n\n') == CHUNK

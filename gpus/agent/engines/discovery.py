@@ -52,12 +52,9 @@ async def discover(session: aiohttp.ClientSession, base: URL, wanted: Wanted) ->
     entries = await _listed(session, base)
     slots = await _slots(session, base) if _is_llama_cpp(entries) else None
     found = {name: entry for entry in entries if (name := _name(entry))}
+    # What the provider names is believed: `transformers serve` lists its cache, but not the folder that it serves.
     names = wanted.names or {name: name for name in found}
-    return [
-        (_offer(public, own, found.get(own, {}), wanted, slots), own)
-        for public, own in names.items()
-        if not found or own in found
-    ]
+    return [(_offer(public, own, found.get(own, {}), wanted, slots), own) for public, own in names.items()]
 
 
 async def _listed(session: aiohttp.ClientSession, base: URL) -> list[dict[str, Any]]:

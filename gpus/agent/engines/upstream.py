@@ -111,7 +111,9 @@ class Upstream(Engine):
         self._changed = changed
         await self._look()
         if not self._offers:
-            print(f"waiting for {self._base}: it does not offer a model yet", flush=True)
+            print(
+                f"waiting for {self._base} to list a model; if it does not, name one with --model", flush=True
+            )
         self._loop = asyncio.create_task(self._keep_looking())
 
     async def close(self) -> None:

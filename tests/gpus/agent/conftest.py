@@ -75,7 +75,13 @@ async def pulled(
         def refused() -> None:
             node.refusals += 1
 
-        puller = Puller(intake, target=lambda: (target, "node-token"), on_drain=drain, refused=refused)
+        puller = Puller(
+            intake,
+            target=lambda: (target, "node-token"),
+            on_drain=drain,
+            connected=lambda: None,
+            refused=refused,
+        )
         node = Pulled(intake, puller)
         task = asyncio.create_task(puller.run())
 

@@ -187,6 +187,17 @@ async def test_it_shows_messages_once_and_states_when_they_change(
     assert shown.count("which wants 99.0.0") == 1
 
 
+async def test_a_connection_that_is_only_being_made_is_no_news(
+    joining: Start, marketplace: LinkServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joined = await joining("--token", "sk-bob")
+    marketplace.reply = {"state": "unreachable", "reason": "No connection."}
+    await joined.node.join()
+    assert "unreachable" not in capsys.readouterr().out
+    await joined.node.beat()
+    assert "unreachable: No connection." in capsys.readouterr().out
+
+
 async def test_it_hears_of_a_drain(joining: Start, marketplace: LinkServer) -> None:
     joined = await joining("--token", "sk-bob")
     await joined.node.join()

@@ -75,6 +75,12 @@ async def test_llama_cpp_tells_its_slots(upstream: Start, models: ModelServer) -
     assert (await upstream()).offers[0].concurrency == 3
 
 
+async def test_a_model_that_is_named_need_not_be_listed(upstream: Start, models: ModelServer) -> None:
+    models.models = {"data": []}
+    engine = await upstream(names={"public": "/models/folder"})
+    assert [offer.name for offer in engine.offers] == ["public"]
+
+
 async def test_the_provider_has_the_last_word(upstream: Start, models: ModelServer) -> None:
     models.models = {"data": [{"id": "m"}, {"id": "n"}]}
     engine = await upstream(names={"public": "m"}, kinds=("completion",), concurrency=2)

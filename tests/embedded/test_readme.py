@@ -1,0 +1,16 @@
+"""The README names every setting that there is."""
+
+import re
+
+from marketplace.embedded.home import PROJECT
+
+# Named one by one in the README, made in a loop in the settings.
+THROTTLES = {"THROTTLE_LOGIN", "THROTTLE_REGISTER", "THROTTLE_RESET", "THROTTLE_TOKEN"}
+
+
+def test_the_readme_names_every_setting():
+    settings = (PROJECT / "marketplace" / "settings.py").read_text()
+    names = set(re.findall(r'(?:env\.\w+|_seconds)\(\s*"([A-Z_]+)"', settings)) | THROTTLES
+    readme = (PROJECT / "README.md").read_text()
+    assert len(names) > 40
+    assert sorted(name for name in names if f"`{name}`" not in readme) == []
