@@ -3,14 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
 from marketplace.embedded.home import PROJECT
+from tests.flows.conftest import eventually, start, stop
 
 PARTS = {"postgres", "valkey", "web-1", "web-2", "worker", "beat", "agent"}
 
@@ -71,11 +76,24 @@ def test_a_killed_part_comes_back(marketplace, name):
 
 
 def test_after_all_that_the_models_are_still_offered(marketplace):
-    from tests.flows.conftest import eventually
-
     def offered() -> list[str]:
         with marketplace.session() as session:
             found = session.get(f"{marketplace.url}/v1/models", timeout=10).json()
         return [model["id"] for model in found.get("data", []) if model["available"]]
 
     eventually(lambda: len(offered()) == 2, what=lambda: json.dumps(marketplace.state()))
+
+
+def test_a_killed_supervisor_takes_everything_with_it_and_the_next_one_goes_on(marketplace):
+    home = Path(tempfile.mkdtemp(prefix="marketplace-flow-"))
+    home.chmod(0o755)
+    first = start(home)
+    family = psutil.Process(first.process.pid).children(recursive=True)
+    first.process.kill()
+    first.process.wait()
+    assert not psutil.wait_procs(family, timeout=5)[1]
+    again = start(home)
+    assert (again.url, again.consumer) == (first.url, first.consumer)
+    assert first.url != marketplace.url
+    assert stop(again) == 0
+    shutil.rmtree(home)

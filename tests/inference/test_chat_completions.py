@@ -94,7 +94,11 @@ def test_usage_is_streamed_only_to_who_asks(http: httpx.Client, node: Node, engi
 
 
 def test_the_openai_client_works_unchanged(server: Server, node: Node, key: str) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client:
+        _use(client)
+
+
+def _use(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(**ASK)
     assert reply.choices[0].message.content == "one two three"
     parts = client.chat.completions.create(**ASK, stream=True)
@@ -102,7 +106,7 @@ def test_the_openai_client_works_unchanged(server: Server, node: Node, key: str)
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(**ASK | {"model": "lama"})
     assert missing.value.code == "model_not_found"
-    assert "Did you mean llama?" in missing.value.message
+    assert "Did you mean 'llama'?" in missing.value.message
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="sk-wrong").chat.completions.create(**ASK)
     with pytest.raises(openai.BadRequestError) as wrong:
