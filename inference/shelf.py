@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
@@ -15,7 +16,7 @@ from django.db import close_old_connections
 from clients.credentials import Principal
 from gpus.directory import Directory
 from inference import catalogue
-from inference.catalogue import Catalogue
+from inference.catalogue import Catalogue, Entry
 from inference.models import Kind
 from marketplace.errors import Forbidden, InvalidRequest
 
@@ -63,19 +64,30 @@ class Shelf:
         if principal.allowed_models and model not in principal.allowed_models:
             raise ModelNotAllowed(f"This API key may not use {model!r}.")
         pool = self._directory.pools.get(model)
-        if pool is None or model in self._catalogue.entries:
-            self._catalogue.resolve(model, client_id=principal.client_id, is_staff=principal.is_staff)
+        entry = self._catalogue.entries.get(model)
+        if entry is None and pool is not None:
+            entry = _fresh(model)
+        if entry is None or not entry.is_for(principal.client_id, is_staff=principal.is_staff):
+            self._present().resolve(model, client_id=principal.client_id, is_staff=principal.is_staff)
         if pool is not None and pool.offers and not pool.does(kind.value):
             kinds = {each for offer in pool.offers.values() for each in offer.kinds}
             raise KindNotSupported(
                 f"{model!r} does not do {kind.value}; it does {' and '.join(sorted(kinds))}."
             )
 
+    def _present(self) -> Catalogue:
+        """The catalogue, and what nodes offer since it was read."""
+        return Catalogue({name: _fresh(name) for name in self._directory.pools} | self._catalogue.entries)
+
     def kind_for_text(self, model: str) -> Kind:
         """How to ask a model that is given a text: as a chat if it can, else as a completion, else for an embedding."""
         pool = self._directory.pools.get(model)
         order = (Kind.CHAT, Kind.COMPLETION, Kind.EMBEDDING)
         return next((kind for kind in order if pool is not None and pool.does(kind.value)), Kind.CHAT)
+
+
+def _fresh(name: str) -> Entry:
+    return Entry(name=name, created_at=datetime.now(UTC))
 
 
 def _load() -> Catalogue:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from marketplace.embedded.home import PROJECT, Home
+from marketplace.embedded.processes import dying_with
 
 SERVICES = """
 import sys
@@ -58,6 +59,7 @@ class Run:
             env=env,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=dying_with(os.getpid(), signal.SIGTERM),  # if the tests are killed
         )
         eventually(lambda: self.state().get("ready") and self.state()["supervisor"] == self.process.pid)
 

@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from marketplace.embedded.home import PROJECT
+from marketplace.embedded.processes import dying_with
 
 START_WITHIN_S = 120
 # What the tests' own environment says must not reach the marketplace under test.
@@ -46,7 +47,7 @@ class Marketplace:
     def __init__(self, home: Path, process: subprocess.Popen[bytes]) -> None:
         self.home = home
         self.process = process
-        eventually(lambda: self.state().get("ready"), within_s=START_WITHIN_S, what=self._why_not)
+        eventually(self._is_up, within_s=START_WITHIN_S, what=self.printed)
         self.url: str = self.state()["url"]
         credentials = json.loads((home / "credentials.json").read_text())
         self.operator: dict[str, str] = credentials["operator"]
@@ -69,7 +70,7 @@ class Marketplace:
         try:
             return dict(json.loads((self.home / "state.json").read_text()))
         except FileNotFoundError:
-            assert self.process.poll() is None, self._why_not()
+            assert self.process.poll() is None, self.printed()
             return {}
 
     def pid(self, name: str) -> int:
@@ -94,8 +95,10 @@ class Marketplace:
         """What the supervisor has said to the user."""
         return (self.home / "printed.log").read_text()
 
-    def _why_not(self) -> str:
-        return self.printed()
+    def _is_up(self) -> bool:
+        """Whether this very run is up, and not one before it that was killed."""
+        state = self.state()
+        return bool(state.get("ready")) and state["supervisor"] == self.process.pid
 
 
 def eventually(
@@ -121,7 +124,14 @@ def start(home: Path, **settings: str) -> Marketplace:
     env = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED} | settings
     command = [sys.executable, "-m", "marketplace.embedded", "--no-prompt", "--home", str(home)]
     with (home / "printed.log").open("ab") as printed:
-        process = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=printed, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env=env,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            preexec_fn=dying_with(os.getpid(), signal.SIGTERM),  # if the tests are killed
+        )
     return Marketplace(home, process)
 
 
