@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
-from aiohttp.abc import AbstractResolver, ResolveResult
 
-from gpus import push_urls
+from gpus.calls import Caller, CallFailed, CannotConnect, Connection, Origin, request_head
 from gpus.directory import LiveNode
 from gpus.links import Links, NodeLost, NodeRefused, NodeUnreachable
 from gpus.models import Delivery
 
-CONNECT_WITHIN_S = 5.0
+PROBE_WITHIN_S = 5.0
 # Statuses by which a model server says that it is full or on its way down; another node may do better.
 BUSY = frozenset((429, 503))
 
@@ -34,137 +30,83 @@ class Exchange(Protocol):
     async def cancel(self) -> None: ...
 
 
-class _PinnedResolver(AbstractResolver):
-    """Names resolve to addresses that we may call, and the connection goes to just these."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        try:
-            addresses = await asyncio.to_thread(push_urls.resolve, host, port)
-        except push_urls.PushUrlRefused as refused:
-            raise OSError(refused.message) from None
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
 class PushExchange:
     """A request to a node's own URL."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        node: LiveNode,
-        *,
-        path: str,
-        deadline_s: float,
-        request_id: str,
-        body: bytes,
-    ) -> None:
+    def __init__(self, caller: Caller, origin: Origin, request: bytes) -> None:
         self.usage: dict[str, Any] | None = None
         self.usage_source = ""
-        self._session = session
-        self._url = _base(node) + path
-        self._body = body
-        self._headers = {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {node.push_secret}",
-            "X-Request-Id": request_id,
-            "X-Deadline-S": f"{deadline_s:.1f}",
-        }
-        self._response: aiohttp.ClientResponse | None = None
+        self._caller = caller
+        self._origin = origin
+        self._request = request
+        self._connection: Connection | None = None
 
     async def head(self) -> tuple[int, str]:
-        """Status and content type. Raises NodeLost, NodeRefused."""
+        """Status and content type. Raises NodeLost, NodeUnreachable, NodeRefused."""
         try:
-            self._response = await self._post()
-        except aiohttp.ServerDisconnectedError:
-            # Servers close connections that were idle for long; it happens while we send, too.
-            self._response = await self._post_again()
-        status = self._response.status
+            connection = self._connection = await self._caller.call(self._origin, self._request)
+        except CannotConnect as error:
+            raise NodeUnreachable(f"We could not call the node: {error}") from None
+        except CallFailed as error:
+            raise NodeLost(f"The node did not answer: {error}") from None
+        headers, status = connection.headers, connection.status
         if status in BUSY:
-            self._response.close()
-            raise NodeRefused(self._agent_error() or "busy", "The node is full.")
+            raise NodeRefused(_text(headers.get(b"x-agent-error")) or "busy", "The node is full.")
         if 300 <= status < 400:
-            self._response.close()
             raise NodeLost("The node answered with a redirection, which is not followed.")
-        self._read_usage(self._response.headers)
-        return status, self._response.headers.get("Content-Type", "application/json")
-
-    def _agent_error(self) -> str:
-        """Our agent's own word for why it refuses; other servers have none."""
-        assert self._response is not None
-        return self._response.headers.get("X-Agent-Error", "")
-
-    def _read_usage(self, headers: Mapping[str, str]) -> None:
-        """What our agent has counted where the engine behind it reports nothing."""
-        try:
-            usage = orjson.loads(headers.get("X-Usage", "null"))
-        except orjson.JSONDecodeError:
-            return
-        if isinstance(usage, dict):
-            self.usage, self.usage_source = usage, headers.get("X-Usage-Source", "")
-
-    async def _post_again(self) -> aiohttp.ClientResponse:
-        try:
-            return await self._post()
-        except aiohttp.ServerDisconnectedError as error:
-            raise NodeLost(f"The node broke the connection: {error}") from None
-
-    async def _post(self) -> aiohttp.ClientResponse:
-        _check_literal(self._url)
-        try:
-            return await self._session.post(
-                self._url, data=self._body, headers=self._headers, allow_redirects=False
-            )
-        except aiohttp.ServerDisconnectedError:
-            raise
-        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
-            raise NodeUnreachable(f"We could not call the node: {error or type(error).__name__}") from None
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NodeLost(f"The node broke the connection: {error or type(error).__name__}") from None
+        if b"x-usage" in headers:
+            self._read_usage(headers)
+        return status, _text(headers.get(b"content-type")) or "application/json"
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises NodeLost when it breaks off."""
-        assert self._response is not None
+        connection = self._connection
+        assert connection is not None
         try:
-            async for chunk in self._response.content.iter_any():
+            async for chunk in connection.chunks():
                 yield chunk
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NodeLost(f"The node's answer broke off: {error or type(error).__name__}") from None
+        except CallFailed as error:
+            raise NodeLost(f"The node's answer broke off: {error}") from None
+        self._connection = None
+        self._caller.give_back(self._origin, connection)
 
     async def cancel(self) -> None:
         """Close the connection, which is how model servers learn that nobody waits any more."""
-        if self._response is not None:
-            self._response.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _read_usage(self, headers: dict[bytes, bytes]) -> None:
+        """What our agent has counted where the engine behind it reports nothing."""
+        try:
+            usage = orjson.loads(headers[b"x-usage"])
+        except orjson.JSONDecodeError:
+            return
+        if isinstance(usage, dict):
+            self.usage, self.usage_source = usage, _text(headers.get(b"x-usage-source"))
 
 
-def _base(node: LiveNode) -> str:
-    """People give a server's address with or without OpenAI's /v1; both mean the same."""
-    return node.push_url.removesuffix("/v1")
+def _text(value: bytes | None) -> str:
+    return value.decode("latin-1") if value else ""
 
 
-def _check_literal(url: str) -> None:
-    """An address in the URL itself is never resolved, so it is checked here, at each call."""
-    host = urlsplit(url).hostname or ""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return
-    if not push_urls.is_allowed(host):
-        raise NodeLost(f"This marketplace does not call {host}.")
+class _Target:
+    """What stays the same in all requests to one push URL."""
+
+    __slots__ = ("base", "headers", "key", "origin")
+
+    def __init__(self, node: LiveNode) -> None:
+        self.key = (node.push_url, node.push_secret)
+        self.origin = Origin.of(node.push_url)
+        # People give a server's address with or without OpenAI's /v1; both mean the same.
+        self.base = urlsplit(node.push_url).path.removesuffix("/").removesuffix("/v1")
+        self.headers = {"Content-Type": "application/json", "Authorization": f"Bearer {node.push_secret}"}
+
+    def request(self, path: str, more: dict[str, str], body: bytes) -> bytes:
+        head = request_head("POST", self.base + path, self.origin, {**self.headers, **more})
+        return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+
+    def probe(self) -> bytes:
+        return request_head("GET", self.base + "/v1/models", self.origin, self.headers) + b"\r\n"
 
 
 class Deliveries:
@@ -172,45 +114,35 @@ class Deliveries:
 
     def __init__(self, links: Links) -> None:
         self._links = links
-        self._session: aiohttp.ClientSession | None = None
+        self._targets: dict[int, _Target] = {}
 
     def start(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, resolver=_PinnedResolver(), ttl_dns_cache=10, keepalive_timeout=4
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN_S),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        self._caller = Caller()
 
     async def stop(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._caller.close()
 
     def open(self, node: LiveNode, *, path: str, deadline_s: float, request_id: str, body: bytes) -> Exchange:
         """Start a request at a node. Raises NodeLost."""
         if node.delivery == Delivery.PUSH:
-            assert self._session is not None
-            return PushExchange(
-                self._session, node, path=path, deadline_s=deadline_s, request_id=request_id, body=body
-            )
+            target = self._target(node)
+            more = {"X-Request-Id": request_id, "X-Deadline-S": f"{deadline_s:.1f}"}
+            return PushExchange(self._caller, target.origin, target.request(path, more, body))
         return self._links.open(node, path=path, deadline_s=deadline_s, request_id=request_id, body=body)
+
+    def _target(self, node: LiveNode) -> _Target:
+        target = self._targets.get(node.id)
+        if target is None or target.key != (node.push_url, node.push_secret):
+            target = self._targets[node.id] = _Target(node)
+        return target
 
     async def probe(self, node: LiveNode) -> str | None:
         """Why a node that takes pushes cannot be called; None when it answers at all."""
-        assert self._session is not None
-        url = _base(node) + "/v1/models"
+        target = self._target(node)
         try:
-            _check_literal(url)
-            timeout = aiohttp.ClientTimeout(total=CONNECT_WITHIN_S)
-            headers = {"Authorization": f"Bearer {node.push_secret}"}
-            async with self._session.get(
-                url, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                return None if response.status < 500 else f"It answers with status {response.status}."
-        except NodeLost as lost:
-            return str(lost)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return f"We could not call the node: {error or type(error).__name__}"
+            async with asyncio.timeout(PROBE_WITHIN_S):
+                connection = await self._caller.call(target.origin, target.probe())
+        except (CallFailed, TimeoutError) as error:
+            return f"We could not call the node: {error or 'no answer in time'}"
+        connection.close()
+        return None if connection.status < 500 else f"It answers with status {connection.status}."

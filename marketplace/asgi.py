@@ -107,7 +107,10 @@ class Application:
             await self._django(scope, receive, send)
             return
         scope["endpoint"] = endpoint if scope["method"] == "POST" else _not_allowed
-        await self._hot_application(scope, receive, send)
+        if any(name == b"origin" for name, _ in scope["headers"]):
+            await self._hot_application(scope, receive, send)
+        else:
+            await self._hot(scope, receive, send)
 
     async def _django(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Django, as often at once as the database can take. Who has not sent anything yet holds no place."""

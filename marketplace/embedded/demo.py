@@ -16,6 +16,9 @@ PROMPT = "Hello, who are you?"
 TEXT = "A marketplace for GPUs."
 MAX_TOKENS = 100
 TIMEOUT_S = 120
+# What the agent serves when nobody tells it what to serve.
+CHAT_MODEL = "toy-byte-llama"
+OWN_MODELS = (CHAT_MODEL, "sentence-transformers/all-MiniLM-L6-v2")
 TRY_AGAIN_S = 0.3
 # A node that has just connected is known to all web processes a moment later.
 MODELS_WITHIN_S = 60
@@ -80,10 +83,11 @@ def _chunks(reply: requests.Response) -> Iterator[dict[str, Any]]:
 
 
 def models_of(consumer: Consumer) -> tuple[str, str]:
-    """A model to chat with and one for embeddings, as soon as a node offers both."""
+    """A model to chat with and one for embeddings, as soon as there are both; our own node's first."""
     deadline = time.monotonic() + MODELS_WITHIN_S
     while True:
         available = [model for model in consumer.models() if model["available"]]
+        available.sort(key=lambda model: model["id"] in OWN_MODELS)
         kinds = {kind: model["id"] for model in available for kind in model["kinds"]}
         if "chat" in kinds and "embedding" in kinds:
             return kinds["chat"], kinds["embedding"]

@@ -11,17 +11,22 @@ from datetime import datetime
 from pathlib import Path
 
 import django
+from django.core.exceptions import ImproperlyConfigured
 
-django.setup()  # before anything that needs the models
+try:
+    django.setup()  # before anything that needs the models
+except ImproperlyConfigured as error:
+    sys.exit(str(error))
 
-from django.core.management import call_command  # noqa: E402
-from django.utils import timezone  # noqa: E402
+from django.core.management import call_command
+from django.db import OperationalError
+from django.utils import timezone
 
-from clients import accounts, keys, providers  # noqa: E402
-from clients.credentials import identify  # noqa: E402
-from clients.models import Client  # noqa: E402
-from marketplace.embedded.home import write_private  # noqa: E402
-from marketplace.errors import Unauthenticated  # noqa: E402
+from clients import accounts, keys, providers
+from clients.credentials import identify
+from clients.models import Client
+from marketplace.embedded.home import write_private
+from marketplace.errors import Unauthenticated
 
 Credentials = dict[str, dict[str, str]]
 
@@ -74,4 +79,7 @@ def _approve_provider(*, now: datetime) -> None:
 
 
 if __name__ == "__main__":
-    prepare(Path(sys.argv[1]), now=timezone.now())
+    try:
+        prepare(Path(sys.argv[1]), now=timezone.now())
+    except OperationalError as error:
+        sys.exit(f"The database cannot be used: {str(error).strip()}")

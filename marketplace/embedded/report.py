@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 
+from marketplace.embedded.demo import CHAT_MODEL
 from marketplace.embedded.home import Home
 
 Credentials = Mapping[str, Mapping[str, str]]
-
-MODEL = "toy-byte-llama"
 
 
 def show(url: str, credentials: Credentials, home: Home, *, with_secrets: bool) -> None:
     print(_ADDRESSES.format(url=url))
     if with_secrets:
         show_credentials(credentials)
-    print(_SNIPPETS.format(url=url, key=credentials["consumer"]["api_key"], model=MODEL))
+    print(_SNIPPETS.format(url=url, key=credentials["consumer"]["api_key"], model=CHAT_MODEL))
     print(
         f"Logs are in {home.logs}. `scripts/run credentials` shows the passwords. Ctrl-C stops everything.",
         flush=True,

@@ -161,7 +161,7 @@ def test_a_key_may_be_limited_per_minute(server: Server, node: Node, alice: Clie
 def test_a_broken_node_is_passed_over(
     http: httpx.Client, server: Server, engine: Engine, add_node: AddNode, background: Background
 ) -> None:
-    bad, good = add_node("bad", url="http://127.0.0.1:9"), add_node("good", url=engine.url)
+    bad, good = add_node("bad", url="http://127.0.0.1:9", concurrency=1000), add_node("good", url=engine.url)
     server.knows(bad, good)
     replies = [http.post(URL, json=ASK) for _ in range(6)]
     assert {reply.status_code for reply in replies} == {200}
