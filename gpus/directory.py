@@ -10,11 +10,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
@@ -34,11 +34,13 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 LOAD_S = 0.2
 EVERYTHING_S = 30.0
+SLICE = 200
 # A row is visible only after its transaction: look back this far, so that none slips through between two polls.
 OVERLAP = timedelta(seconds=2)
 
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
 # What is read of a node as it stands; the rest becomes its facts.
 _PLAIN = (
     "name", "token_digest", "delivery", "push_url", "region", "trusted", "gateway_id", "link_id", "message", "engine",
@@ -156,7 +158,8 @@ class Directory:
             everything = time.monotonic() - last_everything > EVERYTHING_S
             if await self._poll(everything=everything) and everything:
                 last_everything = time.monotonic()
-            self._reassess()
+            async for node in _in_slices(list(self.nodes.values())):
+                self.reassess(node)
 
     async def _poll(self, *, everything: bool) -> bool:
         announced, self._announced = self._announced, set()
@@ -170,7 +173,7 @@ class Directory:
             return False
         self._cursor = started
         self.gateways = found.gateways | {self.gateway_id}
-        for row in found.nodes:
+        async for row in _in_slices(found.nodes):
             self._apply(row, read_at)
         for node_id in found.gone(announced, self.nodes if everything else ()):
             self._forget(node_id)
@@ -307,10 +310,6 @@ class Directory:
         if changed or node.liveness.state != before.state:
             self._tell(node)
 
-    def _reassess(self) -> None:
-        for node in self.nodes.values():
-            self.reassess(node)
-
     def _tell(self, node: LiveNode) -> None:
         for listener in self._listeners:
             listener(node)
@@ -351,6 +350,14 @@ class Directory:
             if pool and offer:
                 offer.elsewhere = sum(load.get(key, 0) for _, load in self._elsewhere.values())
                 pool.refresh(offer)
+
+
+async def _in_slices(items: list[Item]) -> AsyncIterator[Item]:
+    """Each item, with a pause after every few hundred, in which requests that came meanwhile go on."""
+    for number, item in enumerate(items):
+        if number % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
+        yield item
 
 
 @dataclass(slots=True)

@@ -162,11 +162,11 @@ class Supervisor:
             self.say(f"{kept.program.name} ends again and again ({kept.ended}); see {kept.program.log}")
 
     def _answers(self, kept: Kept) -> None:
-        self._write_state()
         if kept.ended_at is not None:
             seconds = time.monotonic() - kept.ended_at
             self.say(f"{kept.program.name} ended ({kept.ended}) and answers again after {seconds:.1f} s")
             kept.ended_at = None
+        self._write_state()
 
     def _tail_of(self, names: str) -> str:
         late = [kept for kept in self.kept if not kept.ready and kept.program.name in names.split(", ")]

@@ -81,9 +81,13 @@ def postgres_runs_on(data: Path) -> bool:
 def test_a_long_path_with_spaces_works(run, folder):
     deep = folder / "a folder with spaces" / ("x" * 60) / ("ü" * 30)
     running = run(deep)
-    assert ask(running.url("DATABASE_URL"), "SELECT lower('Ü')") == "ü"
-    with valkey(running.url("REDIS_URL")) as server:
-        assert server.ping()
+    try:
+        assert ask(running.url("DATABASE_URL"), "SELECT lower('Ü')") == "ü"
+        with valkey(running.url("REDIS_URL")) as server:
+            assert server.ping()
+    finally:
+        running.end()
+        shutil.rmtree(place_for_services(Home(deep)).sockets)  # outside of the home, since that is too long
 
 
 def test_postgresql_is_durable_and_listens_on_no_port(run):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpus.calls import CallFailed, Caller, CannotConnect, Connection, Origin, request_head
+from gpus.calls import Caller, CallFailed, CannotConnect, Connection, Origin, request_head
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
