@@ -42,6 +42,7 @@ def account() -> dict[str, Any]:
 def _forget(nodes: QuerySet[Node]) -> None:
     """Remove the nodes of an earlier run; the web process must know at once, nobody answers there now."""
     gone = list(nodes.values_list("id", flat=True))
+    list(nodes.select_for_update().values("pk"))  # no sweep may write events for them meanwhile
     nodes.delete()
     transaction.on_commit(lambda: _announce(gone))
 

@@ -14,6 +14,7 @@ from django.db import close_old_connections
 from django.utils import timezone
 
 from clients.credentials import digest
+from gpus import states
 from gpus.directory import Directory, LiveNode
 from gpus.links import Link, Links
 from gpus.models import Node
@@ -120,19 +121,27 @@ async def _close(send: Send, code: int, last: dict[str, str] | None = None) -> N
 async def note(directory: Directory, node: LiveNode, link_id: UUID) -> None:
     """Write down who holds the connection, and let every process know. Tried again by the gateway if it fails."""
     own = directory.hold(node, link_id)
-    if await asyncio.to_thread(_update, {"pk": node.id}, gateway_id=directory.gateway_id, link_id=link_id):
-        own.written_at = time.monotonic()
+    async with node.noting:
+        if not directory.holds(node, link_id):
+            return
+        if await asyncio.to_thread(
+            _update, {"pk": node.id}, gateway_id=directory.gateway_id, link_id=link_id
+        ):
+            own.written_at = time.monotonic()
 
 
 async def _note_end(directory: Directory, node: LiveNode, link_id: UUID) -> None:
     directory.let_go(node, link_id)
-    await asyncio.to_thread(_update, {"pk": node.id, "link_id": link_id}, gateway_id=None, link_id=None)
+    async with node.noting:
+        await asyncio.to_thread(_update, {"pk": node.id, "link_id": link_id}, gateway_id=None, link_id=None)
 
 
 def _update(where: dict[str, Any], **values: Any) -> bool:
     close_old_connections()
     try:
-        changed = Node.objects.filter(**where).update(**values, changed_at=timezone.now())
+        now = timezone.now()
+        changed = Node.objects.filter(**where).update(**values, changed_at=now)
+        states.refresh(where["pk"], now=now)
     except DatabaseError as error:
         logger.warning("Could not note the connection of node %s: %s", where["pk"], error)
         return False

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from gpus import nodes, placement, states
 from gpus.liveness import Liveness, NodeFacts, assess
 from gpus.models import Delivery, Gateway, Heartbeat, Node, Offer
 from gpus.placement import LiveOffer, Pool
+from marketplace import background
 from marketplace.bus import Bus
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class LiveNode:
     engine: str = ""
     liveness: Liveness = field(default=Liveness("pending", "It has just become known."))
     offers: dict[str, LiveOffer] = field(default_factory=dict)
+    # Who holds its connection is written by one at a time, or an old connection could have the last word.
+    noting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def takes_work(self) -> bool:
@@ -118,12 +122,13 @@ class Directory:
         bus.subscribe("credentials", self._heard_of_owner)
         while not await self._poll(everything=True):  # noqa: ASYNC110 - nobody tells when a database is there
             await asyncio.sleep(POLL_S)
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._tell_load(bus))]
+        self._tasks = [
+            background.keep_running(self._follow),
+            background.keep_running(partial(self._tell_load, bus)),
+        ]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await background.end(*self._tasks)
         await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
         self._thread.shutdown(wait=False)
 
@@ -272,6 +277,11 @@ class Directory:
         if node.link_id == link_id:
             node.link_id = None
             self.reassess(node, changed=True)
+
+    def holds(self, node: LiveNode, link_id: UUID) -> bool:
+        """Whether this is still the node's connection."""
+        own = self._own.get(node.id)
+        return own is not None and own.link_id == link_id
 
     def is_noted(self, node: LiveNode) -> bool:
         """Whether the row of a node that is connected here is known to say so."""

@@ -16,6 +16,7 @@ from gpus.directory import Directory, LiveNode
 from gpus.heartbeats import Heartbeats
 from gpus.links import Links
 from gpus.models import Delivery
+from marketplace import background
 from marketplace.bus import Bus
 from marketplace.groupcommit import GroupCommit, NotRecorded, Statement
 
@@ -57,13 +58,11 @@ class Gateway:
         self.deliveries.start()
         self.heartbeats.start()
         self._tasks = [
-            asyncio.create_task(each) for each in (self._stay_alive(), self._keep_links(), self._probe())
+            background.keep_running(each) for each in (self._stay_alive, self._keep_links, self._probe)
         ]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await background.end(*self._tasks)
         await self.heartbeats.stop()
         await self.deliveries.stop()
         await self.directory.stop()

@@ -22,8 +22,9 @@ from clients.credentials import digest
 from gpus import offers, reports
 from gpus.directory import Directory, LiveNode
 from gpus.offers import ModelSpec, Named
+from marketplace import background
 from marketplace.errors import InvalidRequest
-from marketplace.groupcommit import GroupCommit, NotRecorded, Statement
+from marketplace.groupcommit import GroupCommit, Statement
 from marketplace.http import Call
 
 logger = logging.getLogger(__name__)
@@ -56,20 +57,20 @@ class Heartbeats:
         self._hearing: set[int] = set()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._flush())
+        self._task = background.keep_running(self._flush)
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await background.end(self._task)
 
     async def _flush(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
             rows, self._waiting = self._waiting, {}
-            try:
-                await asyncio.gather(*(self._commits.submit(BEAT, row) for row in rows.values()))
-            except NotRecorded:
-                logger.warning("%d heartbeats were not written: the database is away", len(rows))
+            writes = [self._commits.submit(BEAT, row) for row in rows.values()]
+            results = await asyncio.gather(*writes, return_exceptions=True)
+            lost = sum(result is not None for result in results)
+            if lost:
+                logger.warning("%d heartbeats of %d were not written", lost, len(rows))
 
     async def take(self, call: Call) -> None:
         """`POST /llm_models/heartbeat/`: note that a node lives, and tell it what the marketplace wants of it."""

@@ -139,6 +139,8 @@ def by_token(token: str) -> Node:
 def deregister(*, node_id: int) -> None:
     """Remove a node with its offers and events. What it has answered stays on record, without its name."""
     with transaction.atomic():
+        # Locked first: a sweep that writes an event at this moment comes before, and its event goes too, or not at all.
+        Node.objects.select_for_update().filter(pk=node_id).first()
         Node.objects.filter(pk=node_id).delete()
         announce(node_id, credential=True)
 

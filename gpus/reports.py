@@ -1,14 +1,20 @@
 """What a node says of itself with a heartbeat, and what our processes notice when they call it."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
+from django.db import Error as DatabaseError
 from django.db import close_old_connections, transaction
+from django.db.models import QuerySet
 
-from gpus import nodes
+from gpus import nodes, states
 from gpus.models import Node
 from gpus.offers import Named
 from marketplace import bus
+
+logger = logging.getLogger(__name__)
 
 
 def hear(
@@ -30,24 +36,30 @@ def hear(
         )
         if models is not None:
             nodes.set_models(node_id=node_id, models=models, now=now)
+        states.refresh(node_id, now=now)
         transaction.on_commit(lambda: bus.announce("nodes", str(node_id)))
 
 
 def note_unreachable(*, node_id: int, why: str, now: datetime) -> None:
     """We could not call a node. The first time counts; later ones change nothing."""
-    _note(node_id, Node.objects.filter(pk=node_id, unreachable_since=None).update(
-        unreachable_since=now, unreachable_why=why[:500], changed_at=now
-    ))  # fmt: skip
+    reachable = Node.objects.filter(pk=node_id, unreachable_since=None)
+    _note(node_id, reachable, now=now, unreachable_since=now, unreachable_why=why[:500])
 
 
 def note_reachable(*, node_id: int, now: datetime) -> None:
     """We could call it again."""
-    _note(node_id, Node.objects.filter(pk=node_id, unreachable_since__isnull=False).update(
-        unreachable_since=None, unreachable_why="", changed_at=now
-    ))  # fmt: skip
+    unreachable = Node.objects.filter(pk=node_id, unreachable_since__isnull=False)
+    _note(node_id, unreachable, now=now, unreachable_since=None, unreachable_why="")
 
 
-def _note(node_id: int, changed: int) -> None:
-    if changed:
-        bus.announce("nodes", str(node_id))
+def _note(node_id: int, rows: QuerySet[Node], *, now: datetime, **values: Any) -> None:
     close_old_connections()
+    try:
+        if rows.update(**values, changed_at=now):
+            states.refresh(node_id, now=now)
+            bus.announce("nodes", str(node_id))
+    except DatabaseError as error:
+        # This process knows it all the same; the others find out by themselves.
+        logger.warning("Could not note what we saw of node %s: %s", node_id, error)
+    finally:
+        close_old_connections()

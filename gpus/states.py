@@ -133,6 +133,14 @@ def _add_events(changes: Iterable[Change], *, now: datetime, by: Client | None) 
     )
 
 
+def refresh(node_id: int, *, now: datetime) -> None:
+    """Record at once what has just become of a node, sooner than the sweep would. One that is gone is left alone."""
+    try:
+        reassess(node_id, now=now, by=None)
+    except Node.DoesNotExist:
+        return
+
+
 def reassess(node_id: int, *, now: datetime, by: Client | None, joined: bool = False) -> Liveness:
     """Find and record a node's state at once: whoever has just changed something wants to see the effect.
 

@@ -6,6 +6,7 @@ A record is closed by a guarded update, once: what another process or a sweep ha
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,8 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg2
+
 from inference.models import Status
-from marketplace.groupcommit import GroupCommit, Statement
+from marketplace.groupcommit import GroupCommit, NotRecorded, Statement
+
+logger = logging.getLogger(__name__)
 
 IDS_AT_ONCE = 500
 
@@ -99,10 +104,20 @@ class Journal:
     async def next_id(self) -> int:
         """An id that no other process has. From the table's own sequence, many at a time."""
         while not self._ids:
-            await self._fetch()
+            try:
+                await self._fetch()
+            except psycopg2.Error:
+                raise NotRecorded(retry_after=2) from None
         if len(self._ids) < IDS_AT_ONCE // 4 and (self._fetching is None or self._fetching.done()):
-            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching = asyncio.create_task(self._top_up())
         return self._ids.popleft()
+
+    async def _top_up(self) -> None:
+        """Fetch before the last id is gone. If it fails, whoever finds none left tries again, and says so."""
+        try:
+            await self._fetch()
+        except psycopg2.Error as error:
+            logger.warning("Could not fetch ids: %s", str(error).split("\n")[0])
 
     async def _fetch(self) -> None:
         rows = await self._commits.fetch(

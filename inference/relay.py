@@ -28,6 +28,7 @@ from inference import metering
 from inference.journal import Journal, Record
 from inference.metering import StreamMeter, Usage
 from inference.models import Kind, Status, UsageSource
+from marketplace import background
 from marketplace.errors import BadGateway, DeadlineExceeded, InvalidRequest, MarketplaceError
 from marketplace.http import ConsumerLeft
 
@@ -133,11 +134,10 @@ class Relay:
         gateway.directory.on_change(self._node_changed)
 
     def start(self) -> None:
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = background.keep_running(self._watch)
 
     async def stop(self) -> None:
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
+        await background.end(self._watching)
 
     # --- The life of a request ----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from gpus.directory import Directory
 from inference import catalogue
 from inference.catalogue import Catalogue, Entry
 from inference.models import Kind
+from marketplace import background
 from marketplace.errors import Forbidden, InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,10 @@ class Shelf:
 
     async def start(self) -> None:
         await self._read()
-        self._task = asyncio.create_task(self._follow())
+        self._task = background.keep_running(self._follow)
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await background.end(self._task)
 
     async def _follow(self) -> None:
         while True:

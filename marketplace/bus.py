@@ -13,6 +13,8 @@ import redis
 import redis.asyncio
 from django.conf import settings
 
+from marketplace import background
+
 logger = logging.getLogger(__name__)
 
 PREFIX = "marketplace:"
@@ -62,12 +64,10 @@ class Bus:
         self._on_undelivered.append(callback)
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._send())]
+        self._tasks = [background.keep_running(self._listen), background.keep_running(self._send)]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await background.end(*self._tasks)
         await self._redis.aclose()
 
     def publish(self, topic: str, message: bytes) -> None:

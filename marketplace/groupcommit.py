@@ -117,7 +117,7 @@ class GroupCommit:
                 batch = self._give_up_on_old(batch)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
-            except psycopg2.Error as error:
+            except (psycopg2.Error, TypeError) as error:
                 await self._refused(batch, error)
                 return
             else:
@@ -136,7 +136,7 @@ class GroupCommit:
         sql = ";".join(f"EXECUTE {name}(%s)" for name in names)
         await self._connection.execute(sql, [orjson.dumps(rows[name]).decode() for name in names])
 
-    async def _refused(self, batch: list[_Write], error: psycopg2.Error) -> None:
+    async def _refused(self, batch: list[_Write], error: Exception) -> None:
         if len(batch) == 1:
             logger.error("Refused by the database: %s %s", batch[0].statement.name, error)
             _resolve(batch, error)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
 from environs import Env, EnvError, validate
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -269,7 +270,46 @@ CACHES = {
     }
 }
 
-UNFOLD = {"SITE_TITLE": MARKETPLACE_NAME, "SITE_HEADER": MARKETPLACE_NAME, "SITE_SYMBOL": "memory"}
+UNFOLD = {
+    "SITE_TITLE": MARKETPLACE_NAME,
+    "SITE_HEADER": MARKETPLACE_NAME,
+    "SITE_SYMBOL": "memory",
+    "SIDEBAR": {
+        "show_search": True,
+        "show_all_applications": True,
+        "navigation": [
+            {
+                "title": title,
+                "separator": True,
+                "items": [
+                    {"title": name, "icon": icon, "link": reverse_lazy(f"admin:{model}_changelist")}
+                    for name, icon, model in items
+                ],
+            }
+            for title, items in (
+                ("To decide", [("Provider requests", "how_to_reg", "clients_provider")]),
+                (
+                    "Live",
+                    [
+                        ("Nodes", "dns", "gpus_node"),
+                        ("Requests", "bolt", "inference_inference"),
+                        ("Models", "category", "inference_model"),
+                        ("Gateways", "hub", "gpus_gateway"),
+                    ],
+                ),
+                (
+                    "People",
+                    [
+                        ("Clients", "group", "clients_client"),
+                        ("API keys", "key", "clients_apikey"),
+                        ("Logins", "devices", "clients_token"),
+                        ("Hardware records", "memory", "gpus_gpu"),
+                    ],
+                ),
+            )
+        ],
+    },
+}
 SWAGGER_USE_COMPAT_RENDERERS = False
 SWAGGER_SETTINGS = {
     "DEFAULT_INFO": "marketplace.swagger.INFO",
