@@ -9,15 +9,16 @@ a moment, requests wait in a bounded queue that serves consumers in turn.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from marketplace.errors import Unavailable
+from marketplace.errors import InvalidRequest, MarketplaceError, Unavailable
 
 if TYPE_CHECKING:
     from gpus.directory import LiveNode
@@ -27,6 +28,12 @@ class NoCapacity(Unavailable):
     """Nodes hold this model, but none can take the request. The sentence counts them by reason."""
 
     code, message = "no_capacity", "No node can take this request at the moment."
+
+
+class PolicyNotMet(InvalidRequest):
+    """Nodes hold this model, but none is as the request demands. Waiting does not help; asking for less does."""
+
+    code = "policy_not_met"
 
 
 class QueueFull(NoCapacity):
@@ -239,23 +246,26 @@ def _fitting(offers: list[LiveOffer], policy: Policy, exclude: frozenset[int]) -
     return (offer for offer in offers if offer.node.id not in exclude and policy.objection(offer) is None)
 
 
-def explain(pool: Pool, *, policy: Policy, exclude: frozenset[int]) -> tuple[bool, NoCapacity]:
+def explain(pool: Pool, *, policy: Policy, exclude: frozenset[int]) -> tuple[bool, MarketplaceError]:
     """Whether waiting can help, and the error to answer if it cannot: every node counted by its reason."""
     reasons: dict[str, int] = {}
-    fixes: dict[str, str] = {}
-    may_wait = False
+    may_wait = fits = False
     for offer in pool.offers.values():
         objection = policy.objection(offer)
+        fits = fits or objection is None
         if offer.node.id in exclude:
             reason = "failed on this request"
-        elif not offer.node.takes_work:
-            reason, fixes[offer.node.state] = offer.node.state, offer.node.fix
         elif objection is not None:
             reason = objection
+        elif not offer.node.takes_work:
+            reason = offer.node.state
         else:
             reason, may_wait = "full", True
         reasons[reason] = reasons.get(reason, 0) + 1
-    return may_wait, NoCapacity(_sentence(pool.model, reasons), details={"nodes": reasons}, retry_after=5)
+    sentence, details = _sentence(pool.model, reasons), {"nodes": reasons}
+    if pool.offers and not fits:
+        return False, PolicyNotMet(sentence, details=details)
+    return may_wait, NoCapacity(sentence, details=details, retry_after=5)
 
 
 def _sentence(model: str, reasons: dict[str, int]) -> str:
@@ -267,10 +277,17 @@ def _sentence(model: str, reasons: dict[str, int]) -> str:
     return f"{total} node{'' if total == 1 else 's'} hold{'s' if total == 1 else ''} {model}: {said}."
 
 
+def others(pools: Mapping[str, Pool], *, but: str, policy: Policy, most: int = 3) -> list[str]:
+    """Models that could take the same kind of request now: what to suggest to whom nobody can serve."""
+    free = (pool for pool in pools.values() if pool.model != but and pool.ready)
+    fitting = (pool.model for pool in free if next(_fitting(pool.ready, policy, frozenset()), None))
+    return list(itertools.islice(fitting, most))
+
+
 async def take(
     pool: Pool, *, consumer: int, policy: Policy = ANY, exclude: frozenset[int] = frozenset(), for_s: float
 ) -> Slot:
-    """A slot now, or after a wait of at most `for_s` seconds. Raises NoCapacity, QueueFull."""
+    """A slot now, or after a wait of at most `for_s` seconds. Raises NoCapacity, QueueFull, PolicyNotMet."""
     slot = choose(pool, policy=policy, exclude=exclude)
     if slot is not None:
         return slot

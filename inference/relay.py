@@ -28,6 +28,7 @@ from inference import metering
 from inference.journal import Journal, Record
 from inference.metering import StreamMeter, Usage
 from inference.models import Kind, Status, UsageSource
+from inference.shelf import Shelf
 from marketplace import background
 from marketplace.errors import BadGateway, DeadlineExceeded, InvalidRequest, MarketplaceError
 from marketplace.http import ConsumerLeft
@@ -126,8 +127,9 @@ class Run:
 class Relay:
     """Carries the requests of one process."""
 
-    def __init__(self, gateway: Gateway, journal: Journal) -> None:
+    def __init__(self, gateway: Gateway, journal: Journal, shelf: Shelf) -> None:
         self.gateway = gateway
+        self._shelf = shelf
         self._journal = journal
         self._running: set[Run] = set()
         self._background: set[asyncio.Task[None]] = set()
@@ -211,12 +213,26 @@ class Relay:
                 exclude=exclude,
                 for_s=min(settings.QUEUE_WAIT_S, run.left_s),
             )
-        except NoCapacity:
-            if record.attempts:
-                raise self._nodes_failed(record) from None
-            raise
+        except NoCapacity as error:
+            raise (self._nodes_failed(record) if record.attempts else self._with_others(error, ask)) from None
         finally:
             record.queued_s += time.monotonic() - queued
+
+    def _with_others(self, error: NoCapacity, ask: Ask) -> NoCapacity:
+        """The same error, with what the consumer could ask for instead."""
+        names = [
+            name
+            for name in placement.others(self.gateway.directory.pools, but=ask.model, policy=ask.policy)
+            if self._shelf.may_use(name, ask.principal)
+        ]
+        if not names:
+            return error
+        return type(error)(
+            f"{error.message} {' and '.join(names)} could answer now.",
+            code=error.code,
+            details={**(error.details or {}), "suggestions": names},
+            retry_after=error.retry_after,
+        )
 
     async def _attempt(self, run: Run, slot: Slot) -> None:
         """One node: until its first block of a stream, or its whole answer. Raises NodeLost, NodeRefused."""

@@ -64,16 +64,22 @@ class Shelf:
         if principal.allowed_models and model not in principal.allowed_models:
             raise ModelNotAllowed(f"This API key may not use {model!r}.")
         pool = self._directory.pools.get(model)
-        entry = self._catalogue.entries.get(model)
-        if entry is None and pool is not None:
-            entry = _fresh(model)
-        if entry is None or not entry.is_for(principal.client_id, is_staff=principal.is_staff):
+        if not self.may_use(model, principal):
             self._present().resolve(model, client_id=principal.client_id, is_staff=principal.is_staff)
         if pool is not None and pool.offers and not pool.does(kind.value):
             kinds = {each for offer in pool.offers.values() for each in offer.kinds}
             raise KindNotSupported(
                 f"{model!r} does not do {kind.value}; it does {' and '.join(sorted(kinds))}."
             )
+
+    def may_use(self, model: str, principal: Principal) -> bool:
+        """Whether there is such a model, and this caller may ask it."""
+        if principal.allowed_models and model not in principal.allowed_models:
+            return False
+        entry = self._catalogue.entries.get(model)
+        if entry is None:
+            return model in self._directory.pools
+        return entry.is_for(principal.client_id, is_staff=principal.is_staff)
 
     def _present(self) -> Catalogue:
         """The catalogue, and what nodes offer since it was read."""

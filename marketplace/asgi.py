@@ -44,8 +44,8 @@ class HotPath:
         self.bus = Bus()
         self.commits = GroupCommit([gateway.ALIVE, heartbeats.BEAT, journal.OPEN, journal.CLOSE])
         self.gateway = Gateway(commits=self.commits, bus=self.bus)
-        self.relay = Relay(self.gateway, Journal(self.commits, self.gateway.id))
         self.shelf = Shelf(self.gateway.directory)
+        self.relay = Relay(self.gateway, Journal(self.commits, self.gateway.id), self.shelf)
         self.identities = Identities(self.bus)
         self.desk = Desk(self.identities, self.gateway, self.relay, self.shelf)
         self.endpoints: dict[str, Endpoint] = {

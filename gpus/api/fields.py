@@ -75,3 +75,10 @@ class ModelsField(serializers.Field[list[Named], Any, Any, Any]):
 
     def to_internal_value(self, data: Any) -> list[Named]:
         return offers.parse(data)
+
+
+class MetricsField(serializers.DictField):
+    """What an agent measures: names of its own, values of any kind."""
+
+    class Meta:
+        swagger_schema_fields = {"additionalProperties": True}

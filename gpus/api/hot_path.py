@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from gpus.api.fields import ModelsField
+from gpus.api.fields import MetricsField, ModelsField
 from gpus.models import NodeState
 
 
@@ -22,9 +22,7 @@ class HeartbeatRequest(serializers.Serializer[Any]):
     active_requests = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
     agent_version = serializers.CharField(required=False, max_length=50)
     engine = serializers.CharField(required=False, max_length=200)
-    metrics = serializers.DictField(
-        required=False, help_text="gpu_utilization, vram_used_mb, temperature_c, …"
-    )
+    metrics = MetricsField(required=False, help_text="gpu_utilization, vram_used_mb, temperature_c, …")
 
 
 class HeartbeatReply(serializers.Serializer[Any]):

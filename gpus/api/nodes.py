@@ -13,7 +13,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from clients.authentication import caller
 from gpus import nodes, states
-from gpus.api.fields import HARDWARE
+from gpus.api.fields import HARDWARE, MetricsField
 from gpus.liveness import Liveness
 from gpus.models import Heartbeat, Node, NodeState, Offer
 from marketplace.paging import BareArrayPagination
@@ -29,7 +29,7 @@ class OfferSerializer(serializers.ModelSerializer[Offer]):
 
 
 class HeartbeatSerializer(serializers.ModelSerializer[Heartbeat]):
-    metrics = serializers.DictField(help_text="What the agent measured: temperatures, memory, utilisation.")
+    metrics = MetricsField(help_text="What the agent measured: temperatures, memory, utilisation.")
 
     class Meta:
         model = Heartbeat

@@ -1,4 +1,4 @@
-"""Whatever a fuzzer sends to what Swagger lists: no 5xx, no answer that Swagger does not know."""
+"""Whatever a stranger's fuzzer sends to what Swagger lists: no 5xx, no answer that Swagger does not know."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ REGISTER = r"/llm_models/register"
 
 @pytest.fixture(scope="module")
 def token(marketplace):
-    person = {"email": marketplace.operator["email"], "password": marketplace.operator["password"]}
+    person = {"email": marketplace.consumer["email"], "password": marketplace.consumer["password"]}
     return requests.post(f"{marketplace.url}/client/login/", json=person, timeout=10).json()["token"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from gpus import placement
 from gpus.directory import LiveNode
 from gpus.liveness import Liveness, NodeFacts
-from gpus.placement import LiveOffer, NoCapacity, Policy, Pool, QueueFull
+from gpus.placement import LiveOffer, NoCapacity, Policy, PolicyNotMet, Pool, QueueFull
 
 ONLINE = Liveness("online", "", takes_work=True)
 SILENT = Liveness("silent", "", "Start it.")
@@ -92,13 +92,21 @@ def test_it_obeys_the_policy(pool: Pool) -> None:
 
 
 async def test_a_refusal_counts_every_node_by_its_reason(pool: Pool) -> None:
-    add(pool, 1, liveness=SILENT)
+    add(pool, 1, liveness=SILENT, region="eu")
     add(pool, 2, region="us")
     add(pool, 3, region="us")
     with pytest.raises(NoCapacity) as refused:
         await placement.take(pool, consumer=ALICE, policy=Policy(region="eu"), for_s=5)
     assert refused.value.message == "3 nodes hold llama: 2 are not in region eu, 1 is silent."
     assert refused.value.details == {"nodes": {"silent": 1, "not in region eu": 2}}
+
+
+async def test_a_demand_that_no_node_meets_is_the_requests_own_fault(pool: Pool) -> None:
+    add(pool, 1, region="us")
+    add(pool, 2, region="us", liveness=SILENT)
+    with pytest.raises(PolicyNotMet) as refused:
+        await placement.take(pool, consumer=ALICE, policy=Policy(region="eu"), for_s=5)
+    assert refused.value.message == "2 nodes hold llama: 2 are not in region eu."
 
 
 async def test_it_waits_for_a_slot_that_comes_free(pool: Pool) -> None:

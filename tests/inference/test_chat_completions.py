@@ -334,6 +334,26 @@ def test_no_capacity_is_said_at_once_with_the_reasons(http: httpx.Client, node: 
     assert last_record("failed").code == "no_capacity"
 
 
+def test_what_could_answer_instead_is_suggested(
+    http: httpx.Client, server: Server, engine: Engine, add_node: AddNode
+) -> None:
+    add_node("away", maintenance=True)
+    server.knows(
+        add_node("other", model="mistral", url=engine.url), add_node("v", model="embed", url=engine.url)
+    )
+    server.until(lambda: "llama" in server.hot.gateway.directory.pools)
+    error = http.post(URL, json=ASK).json()["error"]
+    assert error["message"].endswith("mistral could answer now.")
+    assert error["details"]["suggestions"] == ["mistral"]
+
+
+def test_a_demand_that_no_node_meets_is_a_400(http: httpx.Client, node: Node) -> None:
+    reply = http.post(URL, json=ASK, headers={"X-Region": "moon"})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "policy_not_met"
+    assert "not in region moon" in reply.json()["error"]["message"]
+
+
 def test_requests_wait_for_a_full_node(
     http: httpx.Client, server: Server, engine: Engine, add_node: AddNode, background: Background
 ) -> None:
