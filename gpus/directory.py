@@ -112,6 +112,8 @@ class Directory:
         self._tasks: list[asyncio.Task[None]] = []
         # One thread, so that Django keeps one connection for all of the polls.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="directory")
+        # Another for tokens that nobody knows: whoever sends many of these must not hold up the polls.
+        self._lookups = ThreadPoolExecutor(1, thread_name_prefix="lookups")
 
     # --- Life ---------------------------------------------------------------------------------------------
 
@@ -129,8 +131,9 @@ class Directory:
 
     async def stop(self) -> None:
         await background.end(*self._tasks)
-        await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
-        self._thread.shutdown(wait=False)
+        for threads in (self._thread, self._lookups):
+            await asyncio.get_running_loop().run_in_executor(threads, connections.close_all)
+            threads.shutdown(wait=False)
 
     def on_change(self, listener: Callable[[LiveNode], None]) -> None:
         """Call `listener` with each node whose state, link or gateway is no longer what it was."""
@@ -191,7 +194,7 @@ class Directory:
         node = self.by_digest.get(token_digest)
         if node is None:
             loop, read_at = asyncio.get_running_loop(), time.monotonic()
-            row = await loop.run_in_executor(self._thread, _read_one, token_digest)
+            row = await loop.run_in_executor(self._lookups, _read_one, token_digest)
             if row is not None:
                 self._apply(row, read_at)
                 node = self.nodes[row["id"]]

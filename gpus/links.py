@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 PING_S = 5.0
 # An agent that does not answer a ping for so long is gone, whatever TCP believes.
 PONG_WITHIN_S = 15.0
+# What an agent may send before it is read: its credit, and a frame that came at the same moment.
+MOST_HELD = 2 * protocol.WINDOW
+# Between our own processes only: the link that carried the exchange is gone.
+LOST = 100
 
 
 class NodeLost(Exception):
@@ -70,9 +74,18 @@ class Exchange:
         self._frames: deque[tuple[int, bytes]] = deque()
         self._error: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._taken = 0
+        self._taken = self._held = 0
 
     def feed(self, kind: int, payload: bytes) -> None:
+        if self._error is not None:
+            return
+        self._held += len(payload)
+        if self._held > MOST_HELD:
+            # It ignores the credit it has; what it sends must not fill our memory.
+            self._frames.clear()
+            self._send(Kind.CANCEL, b"")
+            self.lose("The agent sent more than it may.")
+            return
         self._frames.append((kind, payload))
         self._wake()
 
@@ -91,14 +104,19 @@ class Exchange:
                 raise self._error
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        return self._frames.popleft()
+        frame = self._frames.popleft()
+        self._held -= len(frame[1])
+        return frame
 
     async def head(self) -> tuple[int, str]:
         """Status and content type of the engine's answer. Raises NodeLost, NodeRefused."""
         kind, payload = await self._next()
         if kind == Kind.HEAD:
-            head = orjson.loads(payload)
-            return int(head["status"]), str(head.get("content_type") or "application/json")
+            head = self._said(payload)
+            status = head.get("status")
+            if not isinstance(status, int) or not 100 <= status < 600:
+                raise self._failure(kind, payload)
+            return status, str(head.get("content_type") or "application/json")
         raise self._failure(kind, payload)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -121,14 +139,27 @@ class Exchange:
             self._taken = 0
 
     def _end(self, payload: bytes) -> None:
-        said = orjson.loads(payload) if payload else {}
-        self.usage, self.usage_source = said.get("usage"), said.get("usage_source") or "engine"
+        said = self._said(payload) if payload else {}
+        usage, source = said.get("usage"), said.get("usage_source")
+        self.usage = usage if isinstance(usage, dict) else None
+        self.usage_source = source if isinstance(source, str) else "engine"
         self._finish()
+
+    def _said(self, payload: bytes) -> dict[str, Any]:
+        """A frame's JSON object. Raises NodeLost where it is none."""
+        try:
+            said = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            said = None
+        if not isinstance(said, dict):
+            self._finish()
+            raise NodeLost("The agent sent what is no JSON object.")
+        return said
 
     def _failure(self, kind: int, payload: bytes) -> Exception:
         self._finish()
         if kind == Kind.ERROR:
-            said = orjson.loads(payload)
+            said = self._said(payload)
             return NodeRefused(str(said.get("code")), str(said.get("message")))
         return NodeLost(f"The agent sent frame {kind} out of turn.")
 
@@ -242,8 +273,7 @@ class _Forward:
 
     def lose(self, why: str) -> None:
         self._close()
-        body = orjson.dumps({"code": "lost", "message": why})
-        self._links.tell(self._origin, self._node_id, self._number, Kind.ERROR, body)
+        self._links.tell(self._origin, self._node_id, self._number, LOST, why.encode())
 
     def abandon(self) -> None:
         """Nobody hears the answer any more: stop the agent's work."""
@@ -322,8 +352,8 @@ class Links:
 
     @staticmethod
     def _feed(exchange: Exchange, kind: int, payload: bytes) -> None:
-        if kind == Kind.ERROR and (said := orjson.loads(payload)).get("code") == "lost":
-            exchange.lose(said["message"])
+        if kind == LOST:
+            exchange.lose(payload.decode())
         else:
             exchange.feed(kind, payload)
 

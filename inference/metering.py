@@ -19,6 +19,10 @@ Usage = dict[str, int]
 BYTES_PER_TOKEN = 4
 
 
+# An event with none of these goes on unread.
+_LOOK_INSIDE = (b'"usage"', b'"error"', b"[DONE]")
+
+
 class StreamMeter:
     """Reads one streamed answer."""
 
@@ -44,7 +48,7 @@ class StreamMeter:
             self._carry = data
             return b""
         block, self._carry = data[:cut], data[cut:]
-        if self._keep_text or b'"usage"' in block or b'"error"' in block or b"[DONE]" in block:
+        if self._keep_text or not block.startswith(b"data:") or any(mark in block for mark in _LOOK_INSIDE):
             block = b"".join(filter(None, map(self._event, block.split(b"\n\n"))))
         else:
             self.events += block.count(b"\n\n")

@@ -30,7 +30,7 @@ from inference.metering import StreamMeter, Usage
 from inference.models import Kind, Status, UsageSource
 from inference.shelf import Shelf
 from marketplace import background
-from marketplace.errors import BadGateway, DeadlineExceeded, InvalidRequest, MarketplaceError
+from marketplace.errors import BadGateway, DeadlineExceeded, InternalError, InvalidRequest, MarketplaceError
 from marketplace.http import ConsumerLeft
 
 logger = logging.getLogger(__name__)
@@ -162,6 +162,10 @@ class Relay:
                 raise late from None
             await self._abandon(run)
             raise ConsumerLeft from None
+        except Exception:
+            logger.exception("Unforeseen error in request %s", run.record.request_id)
+            await self._fail(run, InternalError())
+            raise InternalError() from None
 
     async def open(self, ask: Ask) -> Run:
         """Take a request in; `begin` must follow. Raises NotRecorded."""
@@ -358,6 +362,10 @@ class Relay:
                 raise broken from None
             await self._abandon(run)
             raise ConsumerLeft from None
+        except Exception:
+            logger.exception("Unforeseen error in request %s", run.record.request_id)
+            await self._break_off(run, InternalError())
+            raise InternalError() from None
 
     @staticmethod
     async def _pour(run: Run, write: Callable[[bytes], Awaitable[None]]) -> None:

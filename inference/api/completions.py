@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,9 @@ class Desk:
         """Who calls. Raises Unauthenticated, TooManyRequests."""
         client = call.scope.get("client")
         return await self.identities.of(call.header(b"authorization"), client[0] if client else None)
+
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 def _missing(param: str, message: str) -> InvalidRequest:
@@ -144,5 +148,6 @@ def reply_headers(desk: Desk, run: Run) -> dict[bytes, bytes]:
     headers = {b"x-request-id": record.request_id.hex.encode(), b"x-inference-id": b"%d" % record.id}
     node = desk.gateway.directory.nodes.get(record.node_id or 0)
     if node is not None:
-        headers[b"x-node"] = node.name.encode("ascii", "replace")
+        # A provider chose it: nothing in it may end the header.
+        headers[b"x-node"] = _UNPRINTABLE.sub("?", node.name).encode()
     return headers

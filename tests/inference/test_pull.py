@@ -253,3 +253,56 @@ def test_the_deadline_travels_with_the_request(
     assert 30 < heads[0]["deadline_s"] <= 33
     assert heads[0]["request_id"] == Inference.objects.get().request_id.hex
     assert protocol.VERSION
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [(Kind.HEAD, b"{")],
+        [(Kind.HEAD, b"[]")],
+        [(Kind.HEAD, b"{}")],
+        [(Kind.HEAD, b'{"status":"200"}')],
+        [(Kind.BODY, b"no head")],
+        [(Kind.HEAD, HEAD), (Kind.END, b"nonsense")],
+        [(Kind.ERROR, b"7")],
+        [(Kind.HEAD, HEAD), (Kind.BODY, b"\xff\xfe"), (Kind.END, b'{"usage":[1],"usage_source":7}')],
+    ],
+)
+def test_an_agent_that_talks_nonsense_fails_the_request_and_nothing_else(
+    http: httpx.Client, server: Server, add_node: AddNode, connect: Connect, frames: list[tuple[Kind, bytes]]
+) -> None:
+    async def nonsense(agent: Agent, number: int, head: dict[str, Any], body: dict[str, Any]) -> None:
+        for kind, payload in frames:
+            await agent.send(number, kind, payload)
+
+    node = add_node("home")
+    connect(server, node, nonsense)
+    for streamed in (True, False):
+        reply = http.post(URL, json=ASK | {"stream": streamed})
+        assert reply.status_code == 502, reply.text
+        assert last_record("failed").code == "node_failed"
+    assert server.hot.gateway.directory.pools["llama"].offers[node.pk].outstanding == 0
+
+
+def test_an_agent_that_ignores_its_credit_fills_no_memory(
+    http: httpx.Client, server: Server, add_node: AddNode, connect: Connect
+) -> None:
+    async def flood(agent: Agent, number: int, head: dict[str, Any], body: dict[str, Any]) -> None:
+        await agent.send(number, Kind.HEAD, HEAD)
+        for _ in range(200):
+            await agent.send(number, Kind.BODY, chunk("x" * 50_000))
+
+    agent = connect(server, add_node("home"), flood)
+    with http.stream("POST", URL, json=ASK) as reply:
+        next(reply.iter_bytes())
+        server.until(lambda: agent.cancelled == [1], timeout=10)
+    server.until(lambda: Inference.objects.get().status in ("partial", "failed"))
+
+
+def test_a_nodes_name_cannot_add_headers(
+    http: httpx.Client, server: Server, add_node: AddNode, connect: Connect
+) -> None:
+    connect(server, add_node("home\r\nX-Evil: 1\u00e9"))
+    reply = http.post(URL, json=ASK)
+    assert reply.headers["x-node"] == "home??X-Evil: 1?"
+    assert "x-evil" not in reply.headers
