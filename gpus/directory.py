@@ -25,7 +25,7 @@ from django.db import close_old_connections, connections
 from django.db.models import Q, QuerySet
 
 from gpus import nodes, placement, states
-from gpus.liveness import Liveness, NodeFacts, assess
+from gpus.liveness import UNREACHABLE, Liveness, NodeFacts, assess
 from gpus.models import Delivery, Gateway, Heartbeat, Node, Offer
 from gpus.placement import LiveOffer, Pool
 from marketplace import background
@@ -37,6 +37,7 @@ POLL_S = 1.0
 LOAD_S = 0.2
 EVERYTHING_S = 30.0
 SLICE = 200
+DOUBT_S = 3.0
 # A row is visible only after its transaction: look back this far, so that none slips through between two polls.
 OVERLAP = timedelta(seconds=2)
 
@@ -69,6 +70,8 @@ class LiveNode:
     engine: str = ""
     liveness: Liveness = field(default=Liveness("pending", "It has just become known."))
     offers: dict[str, LiveOffer] = field(default_factory=dict)
+    # When it stopped being reachable (monotonic clock), if it was.
+    lost_at: float = -math.inf
     # Who holds its connection is written by one at a time, or an old connection could have the last word.
     noting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -103,6 +106,7 @@ class Directory:
         self.pools: dict[str, Pool] = {}
         self.gateways: set[UUID] = set()
         self._own: dict[int, OwnLink] = {}
+        self._doubted: dict[UUID | None, float] = {}
         self._listeners: list[Callable[[LiveNode], None]] = []
         self._announced: set[int] = set()
         self._ring = asyncio.Event()
@@ -309,7 +313,7 @@ class Directory:
     def reassess(self, node: LiveNode, *, changed: bool = False) -> None:
         """Work out whether a node takes work now, and tell those who must act on it."""
         facts = node.facts
-        facts.has_link = node.gateway_id in self.gateways and node.link_id is not None
+        facts.has_link = node.link_id is not None and self.is_there(node.gateway_id)
         before = node.liveness
         node.liveness = assess(
             facts,
@@ -317,6 +321,8 @@ class Directory:
             silent_after_s=settings.HEARTBEAT_INTERVAL_S * settings.HEARTBEATS_MISSED,
             minimum_agent_version=settings.MINIMUM_AGENT_VERSION,
         )
+        if node.liveness.state == UNREACHABLE and before.takes_work:
+            node.lost_at = time.monotonic()
         if node.liveness.takes_work != before.takes_work:
             for model, offer in node.offers.items():
                 self.pools[model].refresh(offer)
@@ -326,6 +332,17 @@ class Directory:
     def _tell(self, node: LiveNode) -> None:
         for listener in self._listeners:
             listener(node)
+
+    def is_there(self, gateway_id: UUID | None) -> bool:
+        """Whether a process lives and hears us, as far as we know."""
+        return gateway_id in self.gateways and self._doubted.get(gateway_id, 0.0) < time.monotonic()
+
+    def doubt(self, gateway_id: UUID) -> None:
+        """A process did not hear us: nothing goes there for a moment. Its agents connect elsewhere if it is gone."""
+        self._doubted[gateway_id] = time.monotonic() + DOUBT_S
+        for node in self.nodes.values():
+            if node.gateway_id == gateway_id:
+                self.reassess(node)
 
     # --- What other processes have outstanding ------------------------------------------------------------
 

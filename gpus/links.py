@@ -384,12 +384,15 @@ class Links:
         if own is not None and node.link_id is not None and own.id != node.link_id:
             own.replaced.set()
         for remote in list(self._remote.values()):
-            gone = remote.link_id != node.link_id or node.gateway_id not in self._directory.gateways
+            gone = remote.link_id != node.link_id or not self._directory.is_there(node.gateway_id)
             if remote.node_id == node.id and gone:
                 remote.exchange.lose("The agent's connection broke.")
 
     def _nobody_there(self, topic: str) -> None:
         """A process did not hear what we sent it: what runs through it cannot go on."""
+        kind, _, name = topic.partition(":")
+        if kind == "gateway":
+            self._directory.doubt(UUID(name))
         for remote in list(self._remote.values()):
             if topic == f"gateway:{remote.gateway_id.hex}":
                 remote.exchange.lose("The process that holds the agent's connection is gone.")

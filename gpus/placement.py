@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from django.conf import settings
 
@@ -22,6 +25,9 @@ from marketplace.errors import InvalidRequest, MarketplaceError, Unavailable
 
 if TYPE_CHECKING:
     from gpus.directory import LiveNode
+
+# An agent whose connection broke is usually back in a moment: requests wait for it so long.
+COMES_BACK_S = 5.0
 
 
 class NoCapacity(Unavailable):
@@ -34,6 +40,10 @@ class PolicyNotMet(InvalidRequest):
     """Nodes hold this model, but none is as the request demands. Waiting does not help; asking for less does."""
 
     code = "policy_not_met"
+
+
+class QueueTimeout(NoCapacity):
+    code = "queue_timeout"
 
 
 class QueueFull(NoCapacity):
@@ -64,6 +74,17 @@ class Policy:
 
 
 ANY = Policy()
+
+
+# Nodes that a request is not sent to (again), each with the connection over which it failed.
+Failed = Mapping[int, UUID | None]
+NONE: Failed = {}
+
+
+def _has_failed(offer: LiveOffer, failed: Failed) -> bool:
+    """Whether a node failed on this request, over the connection that it still has."""
+    node = offer.node
+    return node.id in failed and failed[node.id] == node.link_id
 
 
 @dataclass(slots=True, eq=False)
@@ -111,11 +132,11 @@ class Slot:
 @dataclass(slots=True, eq=False)
 class _Waiter:
     policy: Policy
-    exclude: frozenset[int]
+    failed: Failed
     slot: asyncio.Future[Slot]
 
     def fits(self, offer: LiveOffer) -> bool:
-        return offer.node.id not in self.exclude and self.policy.objection(offer) is None
+        return not _has_failed(offer, self.failed) and self.policy.objection(offer) is None
 
 
 @dataclass(slots=True, eq=False)
@@ -186,11 +207,11 @@ class Pool:
         if not queue:
             del self.waiting[consumer]
 
-    async def wait(self, *, consumer: int, policy: Policy, exclude: frozenset[int], for_s: float) -> Slot:
+    async def wait(self, *, consumer: int, policy: Policy, failed: Failed, for_s: float) -> Slot:
         """Queue for a slot. Raises QueueFull, NoCapacity when none came free in time."""
         if self.waiters >= settings.QUEUE_LENGTH:
             raise QueueFull(retry_after=1 + self.usual_s)
-        waiter = _Waiter(policy, exclude, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(policy, failed, asyncio.get_running_loop().create_future())
         self.waiting.setdefault(consumer, deque()).append(waiter)
         self.waiters += 1
         try:
@@ -201,9 +222,8 @@ class Pool:
         if waiter.slot.done():
             return waiter.slot.result()
         self._leave(consumer, waiter)
-        raise NoCapacity(
+        raise QueueTimeout(
             f"Every node that could serve {self.model} stayed busy for {for_s:.0f} seconds.",
-            code="queue_timeout",
             retry_after=1 + self.usual_s,
         )
 
@@ -216,7 +236,7 @@ class Pool:
             self._remove(consumer, waiter)
 
 
-def choose(pool: Pool, *, policy: Policy = ANY, exclude: frozenset[int] = frozenset()) -> Slot | None:
+def choose(pool: Pool, *, policy: Policy = ANY, failed: Failed = NONE) -> Slot | None:
     """A slot on the better of two nodes that are free and fit; None where all that fit are full.
 
     Constant in the number of nodes, unless most of the free ones do not fit.
@@ -224,17 +244,17 @@ def choose(pool: Pool, *, policy: Policy = ANY, exclude: frozenset[int] = frozen
     ready = pool.ready
     if not ready:
         return None
-    best = _sample(pool, policy, exclude) if len(ready) > 1 else None
+    best = _sample(pool, policy, failed) if len(ready) > 1 else None
     if best is None:
-        best = next(_fitting(ready, policy, exclude), None)
+        best = next(_fitting(ready, policy, failed), None)
     return None if best is None else pool.occupy(best)
 
 
-def _sample(pool: Pool, policy: Policy, exclude: frozenset[int], tries: int = 8) -> LiveOffer | None:
+def _sample(pool: Pool, policy: Policy, failed: Failed, tries: int = 8) -> LiveOffer | None:
     ready, found = pool.ready, None
     for _ in range(tries):
         offer = ready[int(random.random() * len(ready))]  # noqa: S311 - spreads load, guards nothing
-        if offer is found or offer.node.id in exclude or policy.objection(offer) is not None:
+        if offer is found or _has_failed(offer, failed) or policy.objection(offer) is not None:
             continue
         if found is not None:
             return min(found, offer, key=lambda either: either.load(pool.usual_s))
@@ -242,30 +262,32 @@ def _sample(pool: Pool, policy: Policy, exclude: frozenset[int], tries: int = 8)
     return found
 
 
-def _fitting(offers: list[LiveOffer], policy: Policy, exclude: frozenset[int]) -> Iterator[LiveOffer]:
-    return (offer for offer in offers if offer.node.id not in exclude and policy.objection(offer) is None)
+def _fitting(offers: list[LiveOffer], policy: Policy, failed: Failed) -> Iterator[LiveOffer]:
+    return (offer for offer in offers if not _has_failed(offer, failed) and policy.objection(offer) is None)
 
 
-def explain(pool: Pool, *, policy: Policy, exclude: frozenset[int]) -> tuple[bool, MarketplaceError]:
-    """Whether waiting can help, and the error to answer if it cannot: every node counted by its reason."""
+def explain(pool: Pool, *, policy: Policy, failed: Failed) -> tuple[float, MarketplaceError]:
+    """For how many seconds waiting can help, and the error to answer where it does not: every node by its reason."""
     reasons: dict[str, int] = {}
-    may_wait = fits = False
+    wait_s, fits = 0.0, False
     for offer in pool.offers.values():
         objection = policy.objection(offer)
         fits = fits or objection is None
-        if offer.node.id in exclude:
-            reason = "failed on this request"
-        elif objection is not None:
+        if objection is not None:
             reason = objection
         elif not offer.node.takes_work:
             reason = offer.node.state
+            if offer.node.lost_at > time.monotonic() - COMES_BACK_S:
+                wait_s = max(wait_s, COMES_BACK_S)
+        elif _has_failed(offer, failed):
+            reason = "failed on this request"
         else:
-            reason, may_wait = "full", True
+            reason, wait_s = "full", math.inf
         reasons[reason] = reasons.get(reason, 0) + 1
     sentence, details = _sentence(pool.model, reasons), {"nodes": reasons}
     if pool.offers and not fits:
-        return False, PolicyNotMet(sentence, details=details)
-    return may_wait, NoCapacity(sentence, details=details, retry_after=5)
+        return 0.0, PolicyNotMet(sentence, details=details)
+    return wait_s, NoCapacity(sentence, details=details, retry_after=5)
 
 
 def _sentence(model: str, reasons: dict[str, int]) -> str:
@@ -280,21 +302,26 @@ def _sentence(model: str, reasons: dict[str, int]) -> str:
 def others(pools: Mapping[str, Pool], *, but: str, policy: Policy, most: int = 3) -> list[str]:
     """Models that could take the same kind of request now: what to suggest to whom nobody can serve."""
     free = (pool for pool in pools.values() if pool.model != but and pool.ready)
-    fitting = (pool.model for pool in free if next(_fitting(pool.ready, policy, frozenset()), None))
+    fitting = (pool.model for pool in free if next(_fitting(pool.ready, policy, NONE), None))
     return list(itertools.islice(fitting, most))
 
 
 async def take(
-    pool: Pool, *, consumer: int, policy: Policy = ANY, exclude: frozenset[int] = frozenset(), for_s: float
+    pool: Pool, *, consumer: int, policy: Policy = ANY, failed: Failed = NONE, for_s: float
 ) -> Slot:
     """A slot now, or after a wait of at most `for_s` seconds. Raises NoCapacity, QueueFull, PolicyNotMet."""
-    slot = choose(pool, policy=policy, exclude=exclude)
+    slot = choose(pool, policy=policy, failed=failed)
     if slot is not None:
         return slot
-    may_wait, error = explain(pool, policy=policy, exclude=exclude)
-    if not may_wait or for_s <= 0:
+    wait_s, error = explain(pool, policy=policy, failed=failed)
+    if min(wait_s, for_s) <= 0:
         raise error
-    return await pool.wait(consumer=consumer, policy=policy, exclude=exclude, for_s=for_s)
+    try:
+        return await pool.wait(consumer=consumer, policy=policy, failed=failed, for_s=min(wait_s, for_s))
+    except QueueTimeout:
+        if wait_s == math.inf:
+            raise
+        raise error from None
 
 
 def summary(pools: dict[str, Pool]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import orjson
 from django.conf import settings
@@ -23,7 +24,7 @@ from gpus.delivery import Exchange
 from gpus.directory import LiveNode
 from gpus.gateway import Gateway
 from gpus.links import NodeLost, NodeRefused, NodeUnreachable
-from gpus.placement import NoCapacity, Policy, Pool, Slot
+from gpus.placement import NoCapacity, Policy, Pool, QueueTimeout, Slot
 from inference import metering
 from inference.journal import Journal, Record
 from inference.metering import StreamMeter, Usage
@@ -103,7 +104,8 @@ class Run:
     why: str = ""
     chunks: AsyncIterator[bytes] | None = None
     closed: bool = False
-    failed_nodes: set[int] = field(default_factory=set)
+    link_id: UUID | None = None  # of the present attempt's node
+    failed: dict[int, UUID | None] = field(default_factory=dict)
 
     def interrupt(self, what: str, why: str) -> None:
         """Break in from outside: "consumer_left", "deadline_exceeded", or "node_lost"."""
@@ -201,8 +203,7 @@ class Relay:
     async def _place(self, run: Run) -> Slot:
         ask, record = run.ask, run.record
         pool = self.gateway.directory.pools.get(ask.model) or Pool(ask.model)
-        exclude = frozenset(run.failed_nodes)
-        slot = placement.choose(pool, policy=ask.policy, exclude=exclude)
+        slot = placement.choose(pool, policy=ask.policy, failed=run.failed)
         record.node_id = slot.node.id if slot else None
         if record.opened is None:
             self._journal.open(record)
@@ -214,7 +215,7 @@ class Relay:
                 pool,
                 consumer=record.client_id,
                 policy=ask.policy,
-                exclude=exclude,
+                failed=run.failed,
                 for_s=min(settings.QUEUE_WAIT_S, run.left_s),
             )
         except NoCapacity as error:
@@ -241,7 +242,7 @@ class Relay:
     async def _attempt(self, run: Run, slot: Slot) -> None:
         """One node: until its first block of a stream, or its whole answer. Raises NodeLost, NodeRefused."""
         ask, record = run.ask, run.record
-        record.node_id = slot.node.id
+        record.node_id, run.link_id = slot.node.id, slot.node.link_id
         try:
             run.exchange = exchange = self.gateway.deliveries.open(
                 slot.node,
@@ -330,9 +331,9 @@ class Relay:
             if time.monotonic() - record.started < settings.QUEUE_WAIT_S and run.left_s > 0:
                 record.queued_s += BUSY_PAUSE_S
                 return
-            raise NoCapacity(f"{node.name} stayed busy.", code="queue_timeout", retry_after=2) from None
+            raise QueueTimeout(f"{node.name} stayed busy.", retry_after=2) from None
         record.attempts.append({"node": node.id, "name": node.name, "reason": str(failure)[:300]})
-        run.failed_nodes.add(node.id)
+        run.failed[node.id] = run.link_id
         if isinstance(failure, NodeUnreachable):
             self._in_background(self.gateway.mark_unreachable(node, str(failure)))
         if len(record.attempts) >= MAX_ATTEMPTS:

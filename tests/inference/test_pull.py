@@ -289,7 +289,7 @@ def test_an_agent_that_ignores_its_credit_fills_no_memory(
 ) -> None:
     async def flood(agent: Agent, number: int, head: dict[str, Any], body: dict[str, Any]) -> None:
         await agent.send(number, Kind.HEAD, HEAD)
-        for _ in range(200):
+        for _ in range(2000):
             await agent.send(number, Kind.BODY, chunk("x" * 50_000))
 
     agent = connect(server, add_node("home"), flood)
