@@ -313,7 +313,7 @@ class Directory:
     def reassess(self, node: LiveNode, *, changed: bool = False) -> None:
         """Work out whether a node takes work now, and tell those who must act on it."""
         facts = node.facts
-        facts.has_link = node.link_id is not None and self.is_there(node.gateway_id)
+        facts.has_link = node.link_id is not None and self._has_link(node, node.link_id)
         before = node.liveness
         node.liveness = assess(
             facts,
@@ -332,6 +332,12 @@ class Directory:
     def _tell(self, node: LiveNode) -> None:
         for listener in self._listeners:
             listener(node)
+
+    def _has_link(self, node: LiveNode, link_id: UUID) -> bool:
+        """Whether a node's connection stands. Of its own this process knows it better than a row."""
+        if node.gateway_id == self.gateway_id:
+            return self.holds(node, link_id)
+        return self.is_there(node.gateway_id)
 
     def is_there(self, gateway_id: UUID | None) -> bool:
         """Whether a process lives and hears us, as far as we know."""

@@ -414,8 +414,8 @@ class Relay:
     async def _abandon(self, run: Run) -> None:
         """The consumer has left: stop the node, and keep what had been delivered."""
         await self._stop_node(run)
-        delivered = run.meter is not None and run.meter.events > 0
-        if run.meter is not None:
+        delivered = run.last_byte > 0
+        if delivered:
             self._read_meter(run)
         record = run.record
         record.status = Status.PARTIAL if delivered else Status.CANCELLED
@@ -431,6 +431,7 @@ class Relay:
         await self._close(run)
 
     async def _stop_node(self, run: Run) -> None:
+        run.closed = True  # from here on nothing breaks in: the record must be closed
         if run.exchange is not None:
             await run.exchange.cancel()
 

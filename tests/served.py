@@ -10,7 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 import uvicorn
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 
 from clients import credentials, keys
@@ -111,6 +111,7 @@ def engine(background: Background) -> Iterator[Engine]:
 def add_node(bob: Client) -> Callable[..., Node]:
     """A node of bob's that has just called. `node.token` is its token."""
 
+    @transaction.atomic  # nobody may see it without its offer
     def add(name: str, *, model: str = "llama", url: str = "", concurrency: int = 10, **fields: Any) -> Node:
         token = credentials.new_secret("")
         node = Node.objects.create(

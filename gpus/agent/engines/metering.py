@@ -27,6 +27,7 @@ COUNT_TIMEOUT_S = 0.5
 # How much of a stream is kept as it came before it is reduced to its text.
 _FOLD_BYTES = 1024 * 1024
 _DECODER = json.JSONDecoder()
+_JSON = {"Content-Type": "application/json"}
 
 
 class Tokenizer(ABC):
@@ -51,22 +52,29 @@ class FileTokenizer(Tokenizer):
 
 
 class ServerTokenizer(Tokenizer):
-    """The upstream's own `/tokenize`, in the dialects of vLLM, llama.cpp and TGI; unknown without one."""
+    """The upstream's own `/tokenize`, in the dialects of vLLM, llama.cpp (C++ and Python) and TGI."""
 
     def __init__(self, session: aiohttp.ClientSession, base: URL) -> None:
-        self._session, self._url = session, base.join(URL("tokenize"))
-        self._missing = False
+        self._session = session
+        self._urls = [base.join(URL(path)) for path in ("tokenize", "extras/tokenize/count")]
 
     async def count(self, text: str, *, model: str) -> int | None:
-        if self._missing:
-            return None
-        # One body for all: vLLM reads `prompt`, llama.cpp `content`, TGI `inputs`.
-        body = {"model": model, "prompt": text, "content": text, "inputs": text, "add_special_tokens": False}
-        try:
-            async with self._session.post(self._url, data=orjson.dumps(body)) as response:
-                self._missing = response.status in (404, 405)
-                reply = orjson.loads(await response.read()) if response.status == 200 else None
-        except (aiohttp.ClientError, OSError, ValueError):
+        # One body for all: vLLM reads `prompt`, llama.cpp `content`, its Python server `input`, TGI `inputs`.
+        named = dict.fromkeys(("prompt", "content", "input", "inputs"), text)
+        body = orjson.dumps({"model": model, "add_special_tokens": False, **named})
+        while self._urls:
+            try:
+                async with self._session.post(self._urls[0], data=body, headers=_JSON) as response:
+                    if response.status not in (404, 405):
+                        return self._counted(orjson.loads(await response.read()), response.status)
+            except (aiohttp.ClientError, OSError, ValueError):
+                return None
+            del self._urls[0]
+        return None
+
+    @staticmethod
+    def _counted(reply: Any, status: int) -> int | None:
+        if status != 200:
             return None
         if isinstance(reply, dict):
             reply = reply.get("count", reply.get("tokens"))
@@ -109,7 +117,9 @@ class Meter:
             counts = await _counts(tokenizer, prompt, completion, str(request.get("model", "")))
             if counts is not None:
                 return Usage(token_counts(counts[0] + overhead, counts[1]), "tokenizer")
-        return Usage(token_counts(estimate(prompt) + overhead, estimate(completion)), "estimate")
+        # An event of a stream holds a token at least.
+        written = max(estimate(completion), sum(map(bool, self._text)))
+        return Usage(token_counts(estimate(prompt) + overhead, written), "estimate")
 
     def _delivered(self) -> str:
         if self._streamed:
