@@ -16,8 +16,12 @@ REGISTER = r"/llm_models/register"
 
 @pytest.fixture(scope="module")
 def token(marketplace):
-    person = {"email": marketplace.consumer["email"], "password": marketplace.consumer["password"]}
-    return requests.post(f"{marketplace.url}/client/login/", json=person, timeout=10).json()["token"]
+    """A login of an account that nobody else uses: the fuzzer changes and revokes whatever it may."""
+    person = {"username": "fuzzer", "email": "fuzzer@example.com", "password": "correct horse battery"}
+    more = {"confirm_password": person["password"], "terms_accepted": True}
+    requests.post(f"{marketplace.url}/client/register/", json=person | more, timeout=10).raise_for_status()
+    entered = requests.post(f"{marketplace.url}/client/login/", json=person, timeout=10)
+    return entered.json()["token"]
 
 
 def fuzz(folder: Path, url: str, token: str, *options: str) -> None:
