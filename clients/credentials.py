@@ -63,6 +63,11 @@ class Principal:
     allowed_models: tuple[str, ...] = ()  # empty: all
     requests_per_minute: int | None = None
     expires_at: datetime | None = None
+    # Whether an allowance of the account or the key applies; and the lower of their maximum prices, in base units.
+    limited: bool = False
+    ceiling_input: int | None = None
+    ceiling_output: int | None = None
+    ceiling_request: int | None = None
 
 
 def new_secret(prefix: str) -> str:

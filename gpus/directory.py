@@ -24,10 +24,13 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connections
 from django.db.models import Q, QuerySet
 
+from clients import terms
+from clients.models import Terms
 from gpus import nodes, placement, states
 from gpus.liveness import UNREACHABLE, Liveness, NodeFacts, assess
 from gpus.models import Delivery, Gateway, Heartbeat, Node, Offer
 from gpus.placement import LiveOffer, Pool
+from gpus.prices import Rates
 from marketplace import background
 from marketplace.bus import Bus
 
@@ -47,6 +50,12 @@ Item = TypeVar("Item")
 # What is read of a node as it stands; the rest becomes its facts.
 _PLAIN = (
     "name", "token_digest", "delivery", "push_url", "region", "trusted", "gateway_id", "link_id", "message", "engine",
+)  # fmt: skip
+
+
+_OF_OFFER = (
+    "node_id", "model", "kinds", "concurrency", "context_length", "revision",
+    "price_id", "price__input_price", "price__output_price", "price__request_price",
 )  # fmt: skip
 
 
@@ -105,6 +114,7 @@ class Directory:
         self.by_digest: dict[str, LiveNode] = {}
         self.pools: dict[str, Pool] = {}
         self.gateways: set[UUID] = set()
+        self.terms = terms.UNSET
         self._own: dict[int, OwnLink] = {}
         self._doubted: dict[UUID | None, float] = {}
         self._listeners: list[Callable[[LiveNode], None]] = []
@@ -185,6 +195,7 @@ class Directory:
             return False
         self._cursor = started
         self.gateways = found.gateways | {self.gateway_id}
+        self._heed(found.terms)
         async for row in _in_slices(found.nodes):
             self._apply(row, read_at)
         for node_id in found.gone(announced, self.nodes if everything else ()):
@@ -192,6 +203,15 @@ class Directory:
         for node_id, at in found.heartbeats:
             self.beat(node_id, at)
         return True
+
+    def _heed(self, now: Terms) -> None:
+        """New terms: nodes without a price of their own have another one now."""
+        if now.pk != self.terms.pk:
+            self.terms = now
+            for node in self.nodes.values():
+                for offer in node.offers.values():
+                    if offer.rates.price_id is None:
+                        offer.rates = _default_rates(now)
 
     async def find(self, token_digest: str) -> LiveNode | None:
         """The node that a token belongs to; a node that nobody has announced yet is looked up."""
@@ -248,6 +268,18 @@ class Directory:
             if live is None:
                 live = node.offers[model] = pool.offers[node.id] = LiveOffer(node, model, frozenset(), 1)
             live.kinds, live.concurrency = frozenset(offer["kinds"]), offer["concurrency"]
+            live.context_length, live.revision = offer["context_length"], offer["revision"]
+            live.rates = self._rates(offer)
+
+    def _rates(self, offer: Row) -> Rates:
+        if offer["price_id"] is None:
+            return _default_rates(self.terms)
+        return Rates(
+            offer["price__input_price"],
+            offer["price__output_price"],
+            offer["price__request_price"],
+            offer["price_id"],
+        )
 
     def _withdraw(self, node: LiveNode, model: str) -> None:
         pool = self.pools[model]
@@ -388,6 +420,10 @@ class Directory:
                 pool.refresh(offer)
 
 
+def _default_rates(now: Terms) -> Rates:
+    return Rates(now.default_input_price, now.default_output_price, now.default_request_price)
+
+
 async def _in_slices(items: list[Item]) -> AsyncIterator[Item]:
     """Each item, with a pause after every few hundred, in which requests that came meanwhile go on."""
     for number, item in enumerate(items):
@@ -401,6 +437,7 @@ class _Found:
     nodes: list[Row]
     heartbeats: list[tuple[int, float]]
     gateways: set[UUID]
+    terms: Terms
 
     def gone(self, announced: set[int], known: Iterable[int]) -> set[int]:
         """Nodes that were looked for and are no longer there."""
@@ -418,6 +455,7 @@ def _read(since: datetime, announced: frozenset[int], everything: bool) -> _Foun
         nodes=_with_offers(rows),
         heartbeats=[(node_id, at.timestamp()) for node_id, at in beats],
         gateways=set(alive.values_list("id", flat=True)),
+        terms=terms.current(),
     )
 
 
@@ -432,6 +470,6 @@ def _with_offers(found: QuerySet[Node]) -> list[Row]:
     wanted = Offer.objects.filter(active=True)
     if len(rows) < 1000:
         wanted = wanted.filter(node_id__in=offers)
-    for offer in wanted.values("node_id", "model", "kinds", "concurrency"):
+    for offer in wanted.values(*_OF_OFFER):
         offers.get(offer["node_id"], []).append(dict(offer))
     return [{**row, "offers": offers[row["id"]]} for row in rows]

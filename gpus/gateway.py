@@ -76,7 +76,7 @@ class Gateway:
         }
         while True:
             try:
-                await self.commits.submit(ALIVE, {**row, "seen_at": datetime.now(UTC)})
+                await self.commits.submit((ALIVE, {**row, "seen_at": datetime.now(UTC)}))
             except NotRecorded:
                 logger.warning(
                     "The database has been away for long; others may think that this process is gone"

@@ -66,7 +66,7 @@ class Heartbeats:
         while True:
             await asyncio.sleep(FLUSH_S)
             rows, self._waiting = self._waiting, {}
-            writes = [self._commits.submit(BEAT, row) for row in rows.values()]
+            writes = [self._commits.submit((BEAT, row)) for row in rows.values()]
             results = await asyncio.gather(*writes, return_exceptions=True)
             lost = sum(result is not None for result in results)
             if lost:

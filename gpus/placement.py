@@ -21,6 +21,7 @@ from uuid import UUID
 
 from django.conf import settings
 
+from gpus.prices import ANY_PRICE, FREE, Ceiling, Rates
 from marketplace.errors import InvalidRequest, MarketplaceError, Unavailable
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Policy:
     kind: str = ""
     region: str = ""
     trusted_only: bool = False
+    ceiling: Ceiling = ANY_PRICE
 
     def objection(self, offer: LiveOffer) -> str | None:
         """Why an offer does not fit, as the end of a sentence; None if it does."""
@@ -70,6 +72,8 @@ class Policy:
             return f"not in region {self.region}"
         if self.trusted_only and not node.trusted:
             return "not trusted by the operator"
+        if self.ceiling is not ANY_PRICE and not self.ceiling.admits(offer.rates):
+            return "over your maximum price"
         return None
 
 
@@ -95,6 +99,9 @@ class LiveOffer:
     model: str
     kinds: frozenset[str]
     concurrency: int
+    rates: Rates = FREE
+    context_length: int | None = None
+    revision: str = ""
     outstanding: int = 0
     elsewhere: int = 0  # what other processes have outstanding there, as they last said
     latency_s: float = 0.0  # moving average of this offer's answers; 0 = not measured

@@ -4,14 +4,18 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Q, QuerySet
 
+from clients import ledger
 from gpus.models import Gateway
-from inference.models import Inference, Status
+from inference.models import Inference, Running, Status
 from marketplace.errors import Conflict
 
 # A request may take its whole deadline; then its process has this long to write down the end.
 GRACE = timedelta(seconds=60)
+# Locks are held for so many rows only.
+SWEPT_AT_ONCE = 500
 
 
 class StillRunning(Conflict):
@@ -54,20 +58,40 @@ def delete(record: Inference, *, now: datetime) -> None:
 
 
 def sweep(*, now: datetime) -> int:
-    """End what nobody will end: requests whose gateway is gone, or that run past any deadline; how many."""
+    """End what nobody will end, and release what it held: requests whose gateway is gone or that are long overdue.
+
+    Returns how many.
+    """
     alive: list[UUID] = list(
         Gateway.objects.filter(seen_at__gte=now - Gateway.LOST_AFTER).values_list("id", flat=True)
     )
-    running = Inference.objects.filter(status=Status.RUNNING)
+    running = Running.objects.all()
     # A gateway may write its first requests before others can see that it lives.
     settled = running.filter(created_at__lt=now - Gateway.LOST_AFTER)
     lost = settled.exclude(gateway_id=None).exclude(gateway_id__in=alive)
     overdue = running.filter(
         created_at__lt=now - timedelta(seconds=settings.REQUEST_DEADLINE_S) - GRACE
     ).filter(Q(gateway_id=None) | Q(gateway_id__in=alive))
-    return lost.update(**_ended(now, "gateway_lost", _LOST)) + overdue.update(
-        **_ended(now, "deadline_exceeded", _OVERDUE)
+    return _end(lost, code="gateway_lost", reason=_LOST, now=now) + _end(
+        overdue, code="deadline_exceeded", reason=_OVERDUE, now=now
     )
+
+
+def _end(rows: QuerySet[Running], *, code: str, reason: str, now: datetime) -> int:
+    ended = 0
+    while found := list(rows.order_by("pk").values_list("pk", "client_id")[:SWEPT_AT_ONCE]):
+        with transaction.atomic():
+            # In the order of the hot path: accounts before records.
+            ledger.lock({client_id for _, client_id in found})
+            mine = Running.objects.filter(pk__in=[pk for pk, _ in found]).select_for_update()
+            ids = list(mine.order_by("pk").values_list("pk", flat=True))
+            Running.objects.filter(pk__in=ids).delete()
+            Inference.objects.filter(pk__in=ids).update(
+                status=Status.FAILED, code=code, reason=reason, finished_at=now
+            )
+            ledger.release_all([f"inference:{pk}" for pk in ids])
+            ended += len(ids)
+    return ended
 
 
 _LOST = (
@@ -75,7 +99,3 @@ _LOST = (
     "Nothing is known of the answer; send the request again."
 )
 _OVERDUE = "The request ran past its deadline and nobody wrote down its end. Send it again."
-
-
-def _ended(now: datetime, code: str, reason: str) -> dict[str, object]:
-    return {"status": Status.FAILED, "code": code, "reason": reason, "finished_at": now}

@@ -10,28 +10,28 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 import orjson
 from django.conf import settings
 
-from clients.credentials import Principal
 from gpus import placement
 from gpus.delivery import Exchange
 from gpus.directory import LiveNode
 from gpus.gateway import Gateway
 from gpus.links import NodeLost, NodeRefused, NodeUnreachable
-from gpus.placement import NoCapacity, Policy, Pool, QueueTimeout, Slot
-from inference import metering
+from gpus.placement import NoCapacity, Pool, QueueTimeout, Slot
+from inference import charging, metering
+from inference.charging import Charging
 from inference.journal import Journal, Record
 from inference.metering import StreamMeter, Usage
 from inference.models import Kind, Status, UsageSource
+from inference.runs import Ask, Run
 from inference.shelf import Shelf
 from marketplace import background
 from marketplace.errors import BadGateway, DeadlineExceeded, InternalError, InvalidRequest, MarketplaceError
+from marketplace.groupcommit import NotRecorded, Part
 from marketplace.http import ConsumerLeft
 
 logger = logging.getLogger(__name__)
@@ -67,65 +67,6 @@ class Late(DeadlineExceeded):
     pass
 
 
-@dataclass(slots=True)
-class Ask:
-    """What a consumer wants, in the words of OpenAI's API: `body` goes to the node as it is."""
-
-    principal: Principal
-    face: str
-    kind: Kind
-    model: str
-    body: bytes
-    stream: bool = False
-    policy: Policy = placement.ANY
-    deadline_s: float = 0.0
-    # Streams: whether the consumer asked for the usage report itself.
-    pass_usage: bool = False
-    # Kept with the record, where the API must give it back.
-    question_text: str = ""
-    keep_text: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One request in this process."""
-
-    ask: Ask
-    record: Record
-    task: asyncio.Task[Any]
-    deadline: float
-    slot: Slot | None = None
-    exchange: Exchange | None = None
-    meter: StreamMeter | None = None
-    first: bytes = b""
-    body: bytes = b""
-    last_byte: float = 0.0
-    interruption: str = ""
-    why: str = ""
-    chunks: AsyncIterator[bytes] | None = None
-    closed: bool = False
-    link_id: UUID | None = None  # of the present attempt's node
-    failed: dict[int, UUID | None] = field(default_factory=dict)
-
-    def interrupt(self, what: str, why: str) -> None:
-        """Break in from outside: "consumer_left", "deadline_exceeded", or "node_lost"."""
-        if not self.interruption and not self.closed:
-            self.interruption, self.why = what, why
-            self.task.cancel()
-
-    def interrupted_by(self, what: str) -> bool:
-        """Whether a CancelledError is an interruption of this kind; if so, the task goes on."""
-        if self.interruption != what:
-            return False
-        self.interruption = ""
-        self.task.uncancel()
-        return True
-
-    @property
-    def left_s(self) -> float:
-        return self.deadline - time.monotonic()
-
-
 class Relay:
     """Carries the requests of one process."""
 
@@ -133,6 +74,7 @@ class Relay:
         self.gateway = gateway
         self._shelf = shelf
         self._journal = journal
+        self._charging = Charging(journal, gateway.directory)
         self._running: set[Run] = set()
         self._background: set[asyncio.Task[None]] = set()
         gateway.directory.on_change(self._node_changed)
@@ -152,8 +94,7 @@ class Relay:
         """
         try:
             await self._attempts(run)
-            assert run.record.opened is not None
-            await run.record.opened
+            await self._charging.admitted(run)
         except MarketplaceError as error:
             await self._fail(run, error)
             raise
@@ -176,7 +117,7 @@ class Relay:
         ask.deadline_s = min(ask.deadline_s or settings.REQUEST_DEADLINE_S, settings.REQUEST_DEADLINE_S)
         principal = ask.principal
         record = Record(
-            id=await self._journal.next_id(),
+            id=ask.claim.inference_id if ask.claim else await self._journal.next_id(),
             client_id=principal.client_id,
             api_key_id=principal.api_key_id,
             face=ask.face,
@@ -185,6 +126,7 @@ class Relay:
             streamed=ask.stream,
             request_sha256=hashlib.sha256(ask.body).hexdigest(),
             question_text=ask.question_text,
+            allocation=ask.allocation,
         )
         run = Run(ask, record, task, deadline=record.started + ask.deadline_s)
         self._running.add(run)
@@ -193,31 +135,36 @@ class Relay:
     async def _attempts(self, run: Run) -> None:
         """Try nodes until one has answered. Raises what `begin` says."""
         while True:
-            run.slot = await self._place(run)
+            slot = await self._place(run)
+            await self._charging.secure(run)
             try:
-                await self._attempt(run, run.slot)
+                await self._attempt(run, slot)
                 return
             except (NodeLost, NodeRefused) as failure:
-                await self._failed(run, run.slot, failure)
+                await self._failed(run, slot, failure)
 
     async def _place(self, run: Run) -> Slot:
         ask, record = run.ask, run.record
         pool = self.gateway.directory.pools.get(ask.model) or Pool(ask.model)
         slot = placement.choose(pool, policy=ask.policy, failed=run.failed)
-        record.node_id = slot.node.id if slot else None
+        if slot is not None:
+            run.slot = slot
+            self._charging.price(run, slot)
         if record.opened is None:
-            self._journal.open(record)
+            self._charging.open(run)
         if slot is not None:
             return slot
         queued = time.monotonic()
         try:
-            return await placement.take(
+            run.slot = slot = await placement.take(
                 pool,
                 consumer=record.client_id,
                 policy=ask.policy,
                 failed=run.failed,
                 for_s=min(settings.QUEUE_WAIT_S, run.left_s),
             )
+            self._charging.price(run, slot)
+            return slot
         except NoCapacity as error:
             raise (self._nodes_failed(record) if record.attempts else self._with_others(error, ask)) from None
         finally:
@@ -242,7 +189,7 @@ class Relay:
     async def _attempt(self, run: Run, slot: Slot) -> None:
         """One node: until its first block of a stream, or its whole answer. Raises NodeLost, NodeRefused."""
         ask, record = run.ask, run.record
-        record.node_id, run.link_id = slot.node.id, slot.node.link_id
+        run.link_id = slot.node.link_id
         try:
             run.exchange = exchange = self.gateway.deliveries.open(
                 slot.node,
@@ -421,8 +368,6 @@ class Relay:
         record.status = Status.PARTIAL if delivered else Status.CANCELLED
         record.code = "consumer_left" if run.interruption == "consumer_left" else "stopped"
         record.reason = run.why or "The process that relayed it was stopped."
-        if record.opened is None:
-            self._journal.open(record)
         await self._close(run)
 
     async def _fail(self, run: Run, error: MarketplaceError) -> None:
@@ -436,14 +381,34 @@ class Relay:
             await run.exchange.cancel()
 
     async def _close(self, run: Run, *, took_s: float | None = None) -> None:
+        """Give the place back, then write how it ended and settle it. Raises NotRecorded where that was a success."""
         run.closed = True
         self._running.discard(run)
         if run.slot is not None:
             run.slot.release(took_s=took_s)
-        closed = self._journal.close(run.record)
-        opened = run.record.opened
-        if opened is None or not opened.done() or opened.exception() is None:
-            await closed
+        record = run.record
+        if not await self._charging.is_recorded(run):
+            if run.ask.claim is not None:
+                await run.ask.claim.free()
+            return
+        record.charged, record.fee = charging.charge(run)
+        try:
+            await self._journal.close(record, *_with_reply(run), keep=record.status != Status.COMPLETED)
+        except NotRecorded:
+            if record.status == Status.COMPLETED:
+                self._unrecorded(run)
+                raise
+
+    def _unrecorded(self, run: Run) -> None:
+        """The end of a good answer could not be written in time: write it when the database is back.
+
+        What a consumer has of a stream is charged; an answer that was not given out is not.
+        """
+        record = run.record
+        if run.meter is None:
+            record.status, record.code, record.reason = Status.FAILED, NotRecorded.code, NotRecorded.message
+            record.charged = record.fee = 0
+        self._journal.close(record, *_with_reply(run), keep=True)
 
     def _read_meter(self, run: Run) -> None:
         meter = run.meter
@@ -498,3 +463,8 @@ class Relay:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _with_reply(run: Run) -> tuple[Part, ...]:
+    """What is written together with the end of the record, for whoever repeats the request."""
+    return () if run.ask.claim is None else run.ask.claim.parts(run.record)

@@ -16,16 +16,18 @@ django_application = get_asgi_application()  # before anything that needs the mo
 from django.conf import settings  # noqa: E402
 from starlette.middleware.cors import CORSMiddleware  # noqa: E402
 
+from clients import ledger  # noqa: E402
 from clients.identities import Identities  # noqa: E402
 from gpus import connections, gateway, heartbeats  # noqa: E402
 from gpus.gateway import Gateway  # noqa: E402
 from gpus.protocol import CONNECT_PATH  # noqa: E402
-from inference import journal  # noqa: E402
+from inference import journal, replays  # noqa: E402
 from inference.api import completions, questions  # noqa: E402
 from inference.api.completions import Desk  # noqa: E402
 from inference.journal import Journal  # noqa: E402
 from inference.models import Kind  # noqa: E402
 from inference.relay import Relay  # noqa: E402
+from inference.replays import Replays  # noqa: E402
 from inference.shelf import Shelf  # noqa: E402
 from marketplace.bus import Bus  # noqa: E402
 from marketplace.errors import MethodNotAllowed  # noqa: E402
@@ -42,12 +44,20 @@ class HotPath:
 
     def __init__(self) -> None:
         self.bus = Bus()
-        self.commits = GroupCommit([gateway.ALIVE, heartbeats.BEAT, journal.OPEN, journal.CLOSE])
+        self.commits = GroupCommit(
+            [gateway.ALIVE, heartbeats.BEAT, replays.STORE, replays.FREE, *journal.STATEMENTS],
+            lock=ledger.LOCK,
+        )
+        self.claims = GroupCommit([replays.CLAIM])
         self.gateway = Gateway(commits=self.commits, bus=self.bus)
         self.shelf = Shelf(self.gateway.directory)
-        self.relay = Relay(self.gateway, Journal(self.commits, self.gateway.id), self.shelf)
+        self.journal = Journal(self.commits, self.gateway.id)
+        self.relay = Relay(self.gateway, self.journal, self.shelf)
         self.identities = Identities(self.bus)
-        self.desk = Desk(self.identities, self.gateway, self.relay, self.shelf)
+        self.replays = Replays(
+            claims=self.claims, commits=self.commits, journal=self.journal, gateway_id=self.gateway.id
+        )
+        self.desk = Desk(self.identities, self.gateway, self.relay, self.shelf, self.replays)
         self.endpoints: dict[str, Endpoint] = {
             "/v1/chat/completions": partial(completions.answer, desk=self.desk, kind=Kind.CHAT),
             "/v1/completions": partial(completions.answer, desk=self.desk, kind=Kind.COMPLETION),
@@ -59,6 +69,7 @@ class HotPath:
 
     async def start(self) -> None:
         self.commits.start()
+        self.claims.start()
         await self.gateway.start()
         self.relay.start()
         await self.shelf.start()
@@ -70,6 +81,7 @@ class HotPath:
         await self.gateway.stop()
         await self.identities.stop()
         await self.bus.stop()
+        await self.claims.stop()
         await self.commits.stop()
 
     def endpoint(self, path: str) -> Endpoint | None:

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import psycopg2
 from django.db import connections
-from psycopg2.extensions import POLL_OK, POLL_WRITE
+from psycopg2.extensions import POLL_OK, POLL_WRITE, TransactionRollbackError
 
 from marketplace.errors import Unavailable
 
@@ -34,17 +34,25 @@ class Statement:
     """SQL with one parameter `$1`, a JSON array of rows. Repeating it must change nothing: it may run twice.
 
     Statements of one batch run in the order in which the GroupCommit was given them.
+    `answers` names the field by which its result is told apart: rows (value of that field, anything, …).
+    `locks` names a field whose values are locked before the batch does anything else.
     """
 
     name: str
     sql: str
+    answers: str = ""
+    locks: str = ""
+
+
+Row = dict[str, Any]
+Part = tuple[Statement, Row]
 
 
 @dataclass(slots=True)
 class _Write:
-    statement: Statement
-    row: dict[str, Any]
-    done: asyncio.Future[None]
+    parts: tuple[Part, ...]
+    done: asyncio.Future[Any]
+    keep: bool = False
     submitted_at: float = field(default_factory=time.monotonic)
 
 
@@ -52,10 +60,18 @@ class GroupCommit:
     """Collects the writes of an event loop and commits them in batches. One per process."""
 
     def __init__(
-        self, statements: Sequence[Statement], *, give_up_after_s: float = 15.0, max_batch: int = 1000
+        self,
+        statements: Sequence[Statement],
+        *,
+        lock: Statement | None = None,
+        give_up_after_s: float = 15.0,
+        max_batch: int = 1000,
     ) -> None:
+        """`lock` takes a JSON array of the values that a batch's rows have in their statements' `locks`."""
+        self._lock = lock
         self._rank = {statement.name: rank for rank, statement in enumerate(statements)}
         self._statements = statements
+        self._answering = frozenset(statement.name for statement in statements if statement.answers)
         self._give_up_after_s = give_up_after_s
         self._max_batch = max_batch
         self._waiting: list[_Write] = []
@@ -74,10 +90,13 @@ class GroupCommit:
         await self._task
         self._disconnect()
 
-    def submit(self, statement: Statement, row: dict[str, Any]) -> asyncio.Future[None]:
-        """Done when the row is durable; NotRecorded when the database stayed away for too long."""
-        done: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(_Write(statement, row, done))
+    def submit(self, *parts: Part, keep: bool = False) -> asyncio.Future[Any]:
+        """Done when all parts are durable, which they are together or not at all. The result is the answer, if any.
+
+        NotRecorded when the database stayed away for too long; with `keep` it is written nevertheless when it is back.
+        """
+        done: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append(_Write(parts, done, keep))
         self._ring()
         return done
 
@@ -108,7 +127,11 @@ class GroupCommit:
         pause = 0.05
         while batch:
             try:
-                await self._execute(batch)
+                answers = await self._execute(batch)
+            except TransactionRollbackError as error:
+                # A deadlock with something slower: everything was undone, and can be done again at once.
+                logger.warning("A batch is repeated: %s", str(error).split("\n")[0])
+                await asyncio.sleep(0)
             except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError) as error:
                 logger.warning(
                     "The database is away (%s); %d writes wait", str(error).split("\n")[0], len(batch)
@@ -121,24 +144,56 @@ class GroupCommit:
                 await self._refused(batch, error)
                 return
             else:
-                _resolve(batch, None)
+                _answer(batch, answers)
                 return
 
-    async def _execute(self, batch: list[_Write]) -> None:
+    async def _execute(self, batch: list[_Write]) -> dict[Any, Any]:
         if self._connection is None:
             self._connection = await _Connection.open(self._loop)
-            for statement in self._statements:
+            for statement in (*self._statements, *filter(None, [self._lock])):
                 await self._connection.execute(f"PREPARE {statement.name}(json) AS {statement.sql}")
-        rows: dict[str, list[dict[str, Any]]] = {}
+        rows: dict[str, list[Row]] = {}
+        locked = set()
         for write in batch:
-            rows.setdefault(write.statement.name, []).append(write.row)
-        names = sorted(rows, key=self._rank.__getitem__)
-        sql = ";".join(f"EXECUTE {name}(%s)" for name in names)
-        await self._connection.execute(sql, [orjson.dumps(rows[name]).decode() for name in names])
+            for statement, row in write.parts:
+                rows.setdefault(statement.name, []).append(row)
+                if statement.locks:
+                    locked.add(row[statement.locks])
+        names: list[str] = sorted(rows, key=self._rank.__getitem__)
+        queries = [(name, orjson.dumps(rows[name]).decode()) for name in names]
+        # A single row lock needs no order.
+        if len(locked) > 1 and self._lock is not None:
+            queries.insert(0, (self._lock.name, orjson.dumps(list(locked)).decode()))
+        return await self._run(queries)
+
+    async def _run(self, queries: list[tuple[str, str]]) -> dict[Any, Any]:
+        """Run statements in one transaction; what they answered.
+
+        Several statements in one simple query are one transaction, and one round trip. What comes back is the result
+        of the last one, so that a second one that answers needs a round trip more.
+        """
+        connection = self._connection
+        assert connection is not None
+        answering = [name for name, _ in queries if name in self._answering]
+        if len(answering) < 2 and (not answering or answering[0] == queries[-1][0]):
+            found = await connection.execute(_joined(queries), [rows for _, rows in queries])
+            return {row[0]: row[1:] for row in found} if answering else {}
+        answers: dict[Any, Any] = {}
+        await connection.execute("BEGIN")
+        try:
+            for name, rows in queries:
+                found = await connection.execute(f"EXECUTE {name}(%s)", [rows])
+                if name in self._answering:
+                    answers |= {row[0]: row[1:] for row in found}
+        except psycopg2.Error:
+            await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+        return answers
 
     async def _refused(self, batch: list[_Write], error: Exception) -> None:
         if len(batch) == 1:
-            logger.error("Refused by the database: %s %s", batch[0].statement.name, error)
+            logger.error("Refused by the database: %s %s", batch[0].parts[0][0].name, error)
             _resolve(batch, error)
             return
         for write in batch:
@@ -147,7 +202,7 @@ class GroupCommit:
     def _give_up_on_old(self, batch: list[_Write]) -> list[_Write]:
         limit = time.monotonic() - self._give_up_after_s
         _resolve([write for write in batch if write.submitted_at < limit], NotRecorded(retry_after=2))
-        return [write for write in batch if write.submitted_at >= limit]
+        return [write for write in batch if write.keep or write.submitted_at >= limit]
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -207,13 +262,20 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _resolve(batch: list[_Write], error: Exception | None) -> None:
+def _joined(queries: list[tuple[str, str]]) -> str:
+    return ";".join(f"EXECUTE {name}(%s)" for name, _ in queries)
+
+
+def _answer(batch: list[_Write], answers: dict[Any, Any]) -> None:
     for write in batch:
-        if write.done.done():
-            continue
-        if error is None:
-            write.done.set_result(None)
-        else:
+        if not write.done.done():
+            statement, row = write.parts[-1]
+            write.done.set_result(answers.get(row[statement.answers]) if statement.answers else None)
+
+
+def _resolve(batch: list[_Write], error: Exception) -> None:
+    for write in batch:
+        if not write.done.done():
             write.done.set_exception(error)
             # Whoever still waits sees it; where nobody does, the log has said it already.
             write.done.exception()

@@ -49,6 +49,14 @@ QUEUE_LENGTH = env.int("QUEUE_LENGTH", 256, validate=validate.Range(min=0))
 DJANGO_CONCURRENCY = env.int("DJANGO_CONCURRENCY", 24, validate=validate.Range(min=1))
 MAX_REQUEST_BYTES = env.int("MAX_REQUEST_BYTES", 32 * 1024 * 1024, validate=validate.Range(min=1024))
 MAX_RESPONSE_BYTES = env.int("MAX_RESPONSE_BYTES", 64 * 1024 * 1024, validate=validate.Range(min=1024))
+# The context of a model whose node does not say how long it is: what a request without max_tokens is held for.
+ASSUMED_CONTEXT_TOKENS = env.int("ASSUMED_CONTEXT_TOKENS", 8192, validate=validate.Range(min=1))
+# A reply that cost money is kept for whoever repeats the request with the same Idempotency-Key: how long, how large.
+IDEMPOTENCY_HOURS = env.float("IDEMPOTENCY_HOURS", 24, validate=validate.Range(min=0.01))
+IDEMPOTENCY_MAX_REPLY_BYTES = env.int(
+    "IDEMPOTENCY_MAX_REPLY_BYTES", 1024 * 1024, validate=validate.Range(min=0)
+)
+CURRENCY = env.str("CURRENCY", "OMNIT")  # the symbol of the money that everything is paid in
 GOOGLE_CLIENT_IDS: list[str] = env.list("GOOGLE_CLIENT_IDS", [])
 # Where Google's signing certificates are read. Replaceable, so that tests can sign their own tokens.
 GOOGLE_CERTS_URL = env.str("GOOGLE_CERTS_URL", "https://www.googleapis.com/oauth2/v1/certs")
@@ -147,6 +155,16 @@ CELERY_BEAT_SCHEDULE = {
         "task": "inference.tasks.sweep_catalogue",
         "schedule": 10.0,
         "options": {"expires": 10},
+    },
+    "sweep-replies": {
+        "task": "clients.tasks.sweep_replies",
+        "schedule": 300.0,
+        "options": {"expires": 300},
+    },
+    "sweep-claims": {
+        "task": "inference.tasks.sweep_claims",
+        "schedule": 5.0,
+        "options": {"expires": 5},
     },
     "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
 }

@@ -40,7 +40,7 @@ def terminate_other_connections() -> None:
 
 
 async def test_it_commits_what_waits_together(commits: GroupCommit) -> None:
-    await asyncio.gather(*(commits.submit(ALIVE, row()) for _ in range(100)))
+    await asyncio.gather(*(commits.submit((ALIVE, row())) for _ in range(100)))
     assert await Gateway.objects.acount() == 100
     transactions = await commits.fetch("SELECT count(DISTINCT xmin::text) FROM gpus_gateway")
     assert transactions[0][0] <= 2
@@ -48,9 +48,9 @@ async def test_it_commits_what_waits_together(commits: GroupCommit) -> None:
 
 async def test_a_row_that_the_database_refuses_fails_alone(commits: GroupCommit) -> None:
     writes = [
-        commits.submit(ALIVE, row()),
-        commits.submit(ALIVE, row(host=None)),
-        commits.submit(ALIVE, row()),
+        commits.submit((ALIVE, row())),
+        commits.submit((ALIVE, row(host=None))),
+        commits.submit((ALIVE, row())),
     ]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert results[0] is None
@@ -60,9 +60,9 @@ async def test_a_row_that_the_database_refuses_fails_alone(commits: GroupCommit)
 
 
 async def test_it_goes_on_after_its_connection_was_cut(commits: GroupCommit) -> None:
-    await commits.submit(ALIVE, row())
+    await commits.submit((ALIVE, row()))
     await sync_to_async(terminate_other_connections)()
-    await commits.submit(ALIVE, row())
+    await commits.submit((ALIVE, row()))
     assert await Gateway.objects.acount() == 2
 
 
@@ -74,11 +74,11 @@ async def test_it_says_so_when_the_database_stays_away(
 
     monkeypatch.setattr("marketplace.groupcommit.psycopg2.connect", refuse)
     with pytest.raises(NotRecorded):
-        await commits.submit(ALIVE, row())
+        await commits.submit((ALIVE, row()))
 
 
 async def test_what_waits_is_written_before_it_stops(commits: GroupCommit) -> None:
-    write = commits.submit(ALIVE, row())
+    write = commits.submit((ALIVE, row()))
     await commits.stop()
     assert write.done()
     assert await Gateway.objects.acount() == 1

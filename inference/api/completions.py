@@ -13,10 +13,16 @@ from clients.credentials import Principal
 from clients.identities import Identities
 from gpus.gateway import Gateway
 from gpus.placement import Policy
-from inference.models import Kind
-from inference.relay import Ask, Relay, Run
+from gpus.prices import ANY_PRICE, Ceiling
+from inference import pricing
+from inference.api.idempotency import once
+from inference.models import Kind, Status
+from inference.relay import Relay
+from inference.replays import Replays, Reply
+from inference.runs import Ask, Run
 from inference.shelf import Shelf
-from marketplace.errors import Face, InvalidRequest, MarketplaceError, render
+from marketplace import money
+from marketplace.errors import BadGateway, Face, InvalidRequest, MarketplaceError, render
 from marketplace.http import Call
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -33,6 +39,7 @@ class Desk:
     gateway: Gateway
     relay: Relay
     shelf: Shelf
+    replays: Replays
 
     async def principal(self, call: Call) -> Principal:
         """Who calls. Raises Unauthenticated, TooManyRequests."""
@@ -47,6 +54,7 @@ def _missing(param: str, message: str) -> InvalidRequest:
     return InvalidRequest(message, code="invalid_value", param=param)
 
 
+@once
 async def answer(call: Call, desk: Desk, kind: Kind) -> None:
     """`POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings`: one request, from its body to its last byte."""
     principal = await desk.principal(call)
@@ -60,8 +68,7 @@ async def answer(call: Call, desk: Desk, kind: Kind) -> None:
         if ask.stream:
             await _stream(call, desk, run)
         else:
-            await desk.relay.complete(run)
-            await call.answer(200, run.body, reply_headers(desk, run))
+            await finish(call, desk, run, 200, run.body)
     except MarketplaceError as error:
         if call.started:
             raise
@@ -70,7 +77,21 @@ async def answer(call: Call, desk: Desk, kind: Kind) -> None:
         watching.cancel()
 
 
+async def finish(call: Call, desk: Desk, run: Run, status: int, body: bytes) -> None:
+    """Give out a whole answer, once it is settled. Raises NotRecorded."""
+    if run.ask.claim is not None:
+        run.ask.claim.reply = lambda: Reply(status, reply_headers(desk, run), body)
+    await desk.relay.complete(run)
+    await call.answer(status, body, reply_headers(desk, run))
+
+
 async def _stream(call: Call, desk: Desk, run: Run) -> None:
+    if run.ask.claim is not None:
+        run.ask.claim.ending = lambda record: (
+            DONE
+            if record.status == Status.COMPLETED
+            else _broken(BadGateway(record.reason, code=record.code))
+        )
     headers = {**reply_headers(desk, run), b"cache-control": b"no-cache", b"x-accel-buffering": b"no"}
     await call.begin(200, EVENT_STREAM, headers)
     try:
@@ -78,9 +99,13 @@ async def _stream(call: Call, desk: Desk, run: Run) -> None:
         await desk.relay.complete(run)
     except MarketplaceError as error:
         # The head has gone out; what OpenAI's clients understand from here on is an event with an error.
-        await call.end(b"data: " + orjson.dumps(render(error, Face.OPENAI)) + b"\n\n")
+        await call.end(_broken(error))
     else:
         await call.end(DONE)
+
+
+def _broken(error: MarketplaceError) -> bytes:
+    return b"data: " + orjson.dumps(render(error, Face.OPENAI)) + b"\n\n"
 
 
 def _ask(call: Call, principal: Principal, kind: Kind, body: bytes, said: dict[str, Any]) -> Ask:
@@ -106,8 +131,9 @@ def _ask(call: Call, principal: Principal, kind: Kind, body: bytes, said: dict[s
         body=body,
         stream=stream,
         pass_usage=pass_usage,
-        policy=policy_of(call, kind),
-        deadline_s=deadline_of(call),
+        most_tokens=pricing.answer_tokens(said),
+        copies=pricing.answers(said),
+        **terms_of(call, principal, kind),
     )
 
 
@@ -120,10 +146,52 @@ def model_name(value: Any, param: str) -> str:
     return value
 
 
-def policy_of(call: Call, kind: Kind) -> Policy:
-    """What a consumer demands of the node: `X-Region`, `X-Trusted-Only: true`."""
+def terms_of(call: Call, principal: Principal, kind: Kind) -> dict[str, Any]:
+    """What a consumer demands of the node, the price and the time: fields of `Ask`. Raises InvalidRequest.
+
+    `X-Region`, `X-Trusted-Only: true`, `X-Max-Price`, `X-Max-Cost`, `X-Allocation`, `X-Deadline-S`.
+    """
     region, trusted = call.header(b"x-region"), call.header(b"x-trusted-only")
-    return Policy(kind.value, region or "", (trusted or "").lower() in ("1", "true", "yes"))
+    cost = call.header(b"x-max-cost")
+    return {
+        "policy": Policy(
+            kind.value,
+            region or "",
+            (trusted or "").lower() in ("1", "true", "yes"),
+            _ceiling(call, principal),
+        ),
+        "allocation": call.header(b"x-allocation") or "",
+        "most_cost": None if cost is None else money.parse(cost, param="X-Max-Cost"),
+        "deadline_s": deadline_of(call),
+        "claim": call.scope.get("claim"),
+    }
+
+
+def _ceiling(call: Call, principal: Principal) -> Ceiling:
+    """`X-Max-Price: 2.5` (tokens of either kind), or `prompt=1, completion=2.5, request=0.01`; and the key's own."""
+    said = call.header(b"x-max-price")
+    if said is None and not principal.limited:
+        return ANY_PRICE
+    own = Ceiling(principal.ceiling_input, principal.ceiling_output, principal.ceiling_request)
+    asked = ANY_PRICE if said is None else _parsed_ceiling(said)
+    found = asked.lower(own)
+    return found if any(part is not None for part in found) else ANY_PRICE
+
+
+_CEILING_PARTS = {"prompt": "input", "completion": "output", "request": "request"}
+
+
+def _parsed_ceiling(said: str) -> Ceiling:
+    if "=" not in said:
+        price = money.parse(said, param="X-Max-Price")
+        return Ceiling(price, price)
+    parts = [part.partition("=") for part in said.split(",")]
+    named = {name.strip().lower(): value.strip() for name, _, value in parts}
+    if named.keys() - _CEILING_PARTS.keys():
+        raise _missing("X-Max-Price", "X-Max-Price must be a number, or prompt=…, completion=…, request=….")
+    return Ceiling(
+        **{_CEILING_PARTS[name]: money.parse(value, param="X-Max-Price") for name, value in named.items()}
+    )
 
 
 def deadline_of(call: Call) -> float:
@@ -150,4 +218,23 @@ def reply_headers(desk: Desk, run: Run) -> dict[bytes, bytes]:
     if node is not None:
         # A provider chose it: nothing in it may end the header.
         headers[b"x-node"] = _UNPRINTABLE.sub("?", node.name).encode()
+    if record.held:
+        headers[b"x-receipt"] = b"/inference/%d/receipt" % record.id
+        if record.status == Status.COMPLETED:
+            headers[b"x-cost"] = money.render(record.charged).encode()
+    if record.limits:
+        headers |= _rate_headers(record.limits)
+    return headers
+
+
+def _rate_headers(limits: dict[str, Any]) -> dict[bytes, bytes]:
+    """OpenAI's names for what limits leave in this minute."""
+    headers = {}
+    reset = f"{float(limits['reset']):.3f}s".encode()
+    for what in ("requests", "tokens"):
+        if limits[what] is not None:
+            allowed, left = limits[what]
+            headers[f"x-ratelimit-limit-{what}".encode()] = b"%d" % allowed
+            headers[f"x-ratelimit-remaining-{what}".encode()] = b"%d" % max(left, 0)
+            headers[f"x-ratelimit-reset-{what}".encode()] = reset
     return headers

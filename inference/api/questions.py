@@ -14,41 +14,64 @@ from django.db import close_old_connections
 from rest_framework.exceptions import ValidationError
 
 from clients.credentials import Principal
-from inference import metering
-from inference.api.completions import EVENT_STREAM, Desk, deadline_of, model_name, policy_of, reply_headers
+from inference import metering, pricing
+from inference.api.completions import EVENT_STREAM, Desk, finish, model_name, reply_headers, terms_of
+from inference.api.idempotency import once
 from inference.api.inferences import InferenceRequestSerializer, InferenceSerializer, check_client
-from inference.models import Inference, Kind
-from inference.relay import Ask, Run
+from inference.journal import Record
+from inference.models import Inference, Kind, Status
+from inference.replays import Reply
+from inference.runs import Ask, Run
 from marketplace.errors import InvalidRequest, MarketplaceError
 from marketplace.http import Call
 
 
+@once
 async def ask(call: Call, desk: Desk) -> None:
     """`POST /inference/`: the answer, whole, as the stored record."""
     run = await _question(call, desk, stream=False)
     await _begun(call, desk, run)
     if not call.started:
+        claim = run.ask.claim
+        if claim is not None:
+            claim.reply = lambda: Reply(201, reply_headers(desk, run))
         await desk.relay.complete(run)
-        row = await asyncio.to_thread(_stored, run.record.id)
-        await call.answer(201, orjson.dumps(row), reply_headers(desk, run))
+        body = orjson.dumps(await asyncio.to_thread(_stored, run.record.id))
+        if claim is not None:
+            await claim.fill(body)
+        await call.answer(201, body, reply_headers(desk, run))
 
 
+@once
 async def stream(call: Call, desk: Desk) -> None:
     """`POST /inference/stream/`: the answer as it is made, as events {"token"}, then {"done", "id", "answer_text"}."""
     run = await _question(call, desk, stream=True)
     await _begun(call, desk, run)
     if call.started:
         return
+    if run.ask.claim is not None:
+        run.ask.claim.ending = lambda record: (
+            _done(record)
+            if record.status == Status.COMPLETED
+            else _broken(record, record.reason, record.code)
+        )
     headers = {**reply_headers(desk, run), b"cache-control": b"no-cache", b"x-accel-buffering": b"no"}
     await call.begin(201, EVENT_STREAM, headers)
     try:
         await desk.relay.pour(run, lambda block: _write_tokens(call, block))
         await desk.relay.complete(run)
     except MarketplaceError as error:
-        await call.end(_event({"error": error.message, "code": error.code, "id": run.record.id}))
+        await call.end(_broken(run.record, error.message, error.code))
     else:
-        record = run.record
-        await call.end(_event({"done": True, "id": record.id, "answer_text": record.answer_text}))
+        await call.end(_done(run.record))
+
+
+def _done(record: Record) -> bytes:
+    return _event({"done": True, "id": record.id, "answer_text": record.answer_text})
+
+
+def _broken(record: Record, message: str, code: str) -> bytes:
+    return _event({"error": message, "code": code, "id": record.id})
 
 
 async def _question(call: Call, desk: Desk, *, stream: bool) -> Run:
@@ -75,10 +98,9 @@ async def _question(call: Call, desk: Desk, *, stream: bool) -> Run:
             model=model,
             body=orjson.dumps(body),
             stream=stream,
-            policy=policy_of(call, kind),
-            deadline_s=deadline_of(call),
             question_text=text,
             keep_text=True,
+            **terms_of(call, principal, kind),
         )
     )
 
@@ -133,6 +155,7 @@ def _stored(inference_id: int) -> dict[str, Any]:
         close_old_connections()
 
 
+@once
 async def infer(call: Call, desk: Desk, model: str) -> None:
     """`POST /ai/models/{model_id}/inference`: an input to a model, and its output."""
     started = time.monotonic()
@@ -144,17 +167,16 @@ async def infer(call: Call, desk: Desk, model: str) -> None:
     await _begun(call, desk, run)
     if call.started:
         return
-    await desk.relay.complete(run)
     record = run.record
     reply = {
         "inference_id": str(record.id),
         "model_id": model,
-        "status": record.status,
+        "status": Status.COMPLETED.value,
         "output": _output(kind, orjson.loads(run.body)),
         "latency": round(time.monotonic() - started, 4),
         "usage": {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens},
     }
-    await call.answer(200, orjson.dumps(reply), reply_headers(desk, run))
+    await finish(call, desk, run, 200, orjson.dumps(reply))
 
 
 def _plain_ask(call: Call, principal: Principal, kind: Kind, model: str, body: dict[str, Any]) -> Ask:
@@ -164,8 +186,9 @@ def _plain_ask(call: Call, principal: Principal, kind: Kind, model: str, body: d
         kind=kind,
         model=model,
         body=orjson.dumps(body),
-        policy=policy_of(call, kind),
-        deadline_s=deadline_of(call),
+        most_tokens=pricing.answer_tokens(body),
+        copies=pricing.answers(body),
+        **terms_of(call, principal, kind),
     )
 
 

@@ -5,9 +5,11 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from clients import ledger
+from clients.models import Account, Transfer
 from gpus.models import Gateway
 from inference import records, tasks
-from inference.models import Inference, Status
+from inference.models import Inference, Running, Status
 
 NOW = timezone.now()
 
@@ -16,7 +18,12 @@ NOW = timezone.now()
 def running(alice: Any) -> Any:
     def start(*, age_s: float = 60, **fields: Any) -> Inference:
         record = Inference.objects.create(client=alice, kind="chat", desired_model="toy", **fields)
-        Inference.objects.filter(pk=record.pk).update(created_at=NOW - timedelta(seconds=age_s))
+        began = NOW - timedelta(seconds=age_s)
+        Inference.objects.filter(pk=record.pk).update(created_at=began)
+        if record.status == Status.RUNNING:
+            Running.objects.create(
+                inference=record, client_id=alice.pk, gateway_id=record.gateway_id, created_at=began
+            )
         return record
 
     return start
@@ -70,3 +77,15 @@ def test_what_has_ended_stays_as_it_ended(running: Any) -> None:
     running(gateway_id=uuid4(), status=Status.COMPLETED, age_s=10_000)
 
     assert tasks.sweep_inferences() == 0
+
+
+def test_what_a_lost_request_held_is_released_with_it(running: Any, alice: Any) -> None:
+    left = running(gateway_id=uuid4())
+    ledger.grant(client_id=alice.pk, amount=10, reference="grant:test", reason="test", by_id=None)
+    ledger.hold(reference=f"inference:{left.pk}", client_id=alice.pk, amount=7)
+
+    assert records.sweep(now=NOW) == 1
+
+    assert Account.objects.get(client=alice).held == 0
+    assert not Transfer.objects.filter(kind="inference").exists()
+    assert not Running.objects.exists()

@@ -138,3 +138,17 @@ class Token(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.prefix}…"
+
+
+class Wallet(models.Model):
+    """An Ethereum address that somebody has shown to be theirs."""
+
+    client = models.ForeignKey(Client, models.CASCADE, related_name="wallets")
+    address = models.CharField(max_length=42, unique=True, help_text="0x…, in lower case.")
+    linked_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.address

@@ -112,6 +112,14 @@ class Node(Hardware):
     link_id = models.UUIDField(
         null=True, blank=True, help_text="Which of the agent's connections is the present one."
     )
+    hour_price = models.ForeignKey(
+        "gpus.Price",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="Per GPU, for allocations.",
+    )
     # What `liveness` last found, for people; placement computes it anew.
     state = models.CharField(max_length=12, choices=NodeState, default=NodeState.PENDING, db_index=True)
     state_reason = models.CharField(max_length=500, blank=True)
@@ -152,6 +160,14 @@ class Offer(models.Model):
         default=1, help_text="Requests that the node answers at the same time."
     )
     min_vram_mib = models.PositiveIntegerField(null=True, blank=True)
+    price = models.ForeignKey(
+        "gpus.Price",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="offers",
+        help_text="Empty: the marketplace's default.",
+    )
     active = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
