@@ -27,11 +27,13 @@ from benchmarks.programs import Programs, StandError, running
 
 CONNECTIONS = (1, 16, 64)
 MODES = {False: "plain", True: f"{CHUNKS}-chunk stream"}
-PUSH_MODEL, PULL_MODEL = "bench-push", "bench-pull"
+PUSH_MODEL, PULL_MODEL, FREE_MODEL = "bench-push", "bench-pull", "bench-free"
+MODELS = {"push": PUSH_MODEL, "pull": PULL_MODEL, "free": FREE_MODEL}
 NAMES = {
     "direct": "the engine itself",
     "push": "marketplace, push",
     "pull": "marketplace, pull",
+    "free": "marketplace, push, free of charge",
     "litellm": "LiteLLM (`hosted_vllm/`)",
     "litellm-openai": "LiteLLM (`openai/`)",
 }
@@ -111,14 +113,16 @@ async def start(
         if peer in options.peers:
             url = await peers.litellm(programs, engine, provider=provider, workers=options.litellm_workers)
             targets[peer] = Target(url, "bench")
-    if not {"push", "pull"} & set(options.peers):
+    if not {"push", "pull", "free"} & set(options.peers):
         return targets, None
     market = await peers.marketplace(programs, fsync=not options.no_fsync)
     if "push" in options.peers:
         await peers.push_node(programs, market, engine, model=PUSH_MODEL)
     if "pull" in options.peers:
         await peers.pull_node(programs, market, engine, model=PULL_MODEL)
-    return targets | {"push": market.target(PUSH_MODEL), "pull": market.target(PULL_MODEL)}, market
+    if "free" in options.peers:
+        await peers.push_node(programs, market, engine, model=FREE_MODEL, paid=False)
+    return targets | {peer: market.target(model) for peer, model in MODELS.items()}, market
 
 
 async def measure(targets: dict[str, Target], options: argparse.Namespace) -> Samples:
@@ -158,7 +162,7 @@ async def check_records(market: Marketplace, answered: dict[str, int]) -> str:
     """Compare the records with the answers that arrived; raises StandError unless they are equal."""
     expected = {
         model: (answered[peer], answered[peer] * CHUNKS)
-        for peer, model in (("push", PUSH_MODEL), ("pull", PULL_MODEL))
+        for peer, model in MODELS.items()
         if answered.get(peer)
     }
     found: dict[str, tuple[int, int]] = {}
@@ -173,9 +177,20 @@ async def check_records(market: Marketplace, answered: dict[str, int]) -> str:
         }
         if found == expected:
             total = sum(count for count, _ in expected.values())
-            return f"{total:,} answers, {total:,} completed records, {CHUNKS} completion tokens in each."
+            return (
+                f"{total:,} answers, {total:,} completed records, {CHUNKS} completion tokens in each; "
+                + await _check_books(market)
+            )
         await asyncio.sleep(0.2)
     raise StandError(f"The records (rows, completion tokens) are {found}; the answers were {expected}.")
+
+
+async def _check_books(market: Marketplace) -> str:
+    """Raise StandError unless all accounts add up to zero, nothing is held, and every charge is a transfer."""
+    books = await market.rows("books")
+    if (books["sum"], books["held"], books["holds"], books["unpaid"]) != ("0", "0", 0, "0"):
+        raise StandError(f"The books do not add up: {books}")
+    return f"{books['transfers']:,} transfers, the sum of all accounts is zero, nothing is held."
 
 
 def rendered(samples: Samples, options: argparse.Namespace, *, disk: str) -> str:

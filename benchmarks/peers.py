@@ -122,16 +122,20 @@ async def marketplace(programs: Programs, *, fsync: bool = True) -> Marketplace:
     return market
 
 
-async def push_node(programs: Programs, market: Marketplace, upstream: str, *, model: str) -> None:
+async def push_node(
+    programs: Programs, market: Marketplace, upstream: str, *, model: str, paid: bool = True
+) -> None:
     """Register the engine itself as a node that takes pushes, and send its heartbeats from now on."""
     offer = {"name": model, "kinds": ["chat"], "concurrency": CONCURRENCY}
-    delivery = {"machine_id": "bench-push", "push_url": upstream, "model_name": model, "models": [offer]}
+    delivery = {"machine_id": model, "push_url": upstream, "model_name": model, "models": [offer]}
     async with Caller(market.url, key=market.key) as caller:
         status, said = await caller.post("/llm_models/register/", HARDWARE | delivery)
     if status != 201:
         raise StandError(f"The push node could not be registered: {status} {said}")
     programs.tasks.append(asyncio.create_task(_send_heartbeats(market.url, said["node_token"])))
     await until_routed(programs, market, model)
+    if paid:
+        await _price(programs, market, model)
 
 
 async def _send_heartbeats(url: str, node_token: str) -> None:
@@ -154,6 +158,21 @@ async def pull_node(programs: Programs, market: Marketplace, upstream: str, *, m
         environment={"AGENT_TOKEN": market.key},
     )  # fmt: skip
     await until_routed(programs, market, model)
+    await _price(programs, market, model)
+
+
+async def _price(programs: Programs, market: Marketplace, model: str) -> None:
+    """Put a price on a model, and wait until the web process knows."""
+    await market.rows("price", model)
+    for _ in range(ROUTED_WITHIN_S):
+        async with Caller(market.url, key=market.key) as caller:
+            body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 20}
+            await caller.post("/v1/chat/completions", body)
+        if (await market.rows("recorded", str(market.newest)))["charged"] != "0":
+            market.newest = (await market.rows("newest"))["newest"]
+            return
+        await asyncio.sleep(0.2)
+    raise StandError(f"{model} is not paid after {ROUTED_WITHIN_S} requests.")
 
 
 async def until_routed(programs: Programs, market: Marketplace, model: str) -> None:

@@ -11,6 +11,7 @@ from gpus import placement
 from gpus.directory import LiveNode
 from gpus.liveness import Liveness, NodeFacts
 from gpus.placement import LiveOffer, Policy, Pool
+from gpus.prices import Rates
 
 ONLINE = Liveness("online", "It is online.", takes_work=True)
 SIZES = (10, 1_000, 10_000)
@@ -29,7 +30,8 @@ def pool(size: int) -> Pool:
         node.liveness = ONLINE
         offer = LiveOffer(node, made.model, frozenset({"chat"}), 8, outstanding=number % 8)
         offer.latency_s = 0.5 + number % 5 / 10
-        made.offers[node.id] = offer
+        offer.charge(Rates(number % 7 * 10**18, number % 11 * 10**18))
+        made.add(offer)
         made.refresh(offer)
     return made
 

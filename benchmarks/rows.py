@@ -16,15 +16,16 @@ from django.db.models import Count, Max, QuerySet, Sum
 from django.utils import timezone
 
 from benchmarks.peers import HARDWARE
-from clients import credentials, keys
-from clients.models import Client, ProviderStatus
-from gpus.models import Delivery, Heartbeat, Node, NodeState, Offer
+from clients import credentials, keys, ledger
+from clients.models import Account, Client, Hold, ProviderStatus, Stripe, Transfer
+from gpus.models import Delivery, Heartbeat, Node, NodeState, Offer, Price
 from inference.models import Inference
-from marketplace import bus
+from marketplace import bus, money
 
 ACCOUNT = "benchmark"
 # Each of the many nodes holds one model in common, and one of so many others.
 OTHER_MODELS = 50
+CREDIT = 10**9 * money.TOKEN
 
 
 @transaction.atomic
@@ -36,7 +37,47 @@ def account() -> dict[str, Any]:
     )
     _forget(client.nodes.all())
     client.api_keys.all().delete()
+    ledger.grant(
+        client_id=client.pk,
+        amount=CREDIT,
+        reference=f"grant:benchmark:{timezone.now().timestamp()}",
+        reason="for the benchmark",
+        by_id=None,
+    )
     return {"key": keys.create(client, name="benchmark").key} | newest()
+
+
+@transaction.atomic
+def price(model: str) -> dict[str, Any]:
+    """Put a price on a model of the account's nodes; from then on each of its requests is paid."""
+    offers = Offer.objects.filter(node__owner__username=ACCOUNT, model=model).select_related("node")
+    for offer in offers:
+        offer.price = Price.objects.create(
+            node=offer.node,
+            owner_id=offer.node.owner_id,
+            model=model,
+            input_price=money.TOKEN,
+            output_price=2 * money.TOKEN,
+        )
+        offer.save()
+        Node.objects.filter(pk=offer.node_id).update(changed_at=timezone.now())
+    transaction.on_commit(lambda: _announce([offer.node_id for offer in offers]))
+    return {"priced": len(offers)}
+
+
+def books() -> dict[str, Any]:
+    """Whether the books add up: the sum of all accounts, what is held, and charged requests without their transfer."""
+    total = Account.objects.aggregate(total=Sum("balance"))["total"] or 0
+    striped = Stripe.objects.aggregate(total=Sum("balance"))["total"] or 0
+    charged = Inference.objects.aggregate(total=Sum("charged"))["total"] or 0
+    paid = Transfer.objects.filter(kind="inference").aggregate(total=Sum("amount"))["total"] or 0
+    return {
+        "sum": str(total + striped),
+        "held": str(Account.objects.aggregate(total=Sum("held"))["total"] or 0),
+        "holds": Hold.objects.filter(ended_at=None).count(),
+        "unpaid": str(charged - paid),
+        "transfers": Transfer.objects.filter(kind="inference").count(),
+    }
 
 
 def _forget(nodes: QuerySet[Node]) -> None:
@@ -100,7 +141,8 @@ def recorded(after: int) -> dict[str, Any]:
     counted = rows.values("desired_model", "status").annotate(
         rows=Count("id"), tokens=Sum("completion_tokens")
     )
-    return {"records": list(counted)}
+    charged = rows.aggregate(total=Sum("charged"))["total"] or 0
+    return {"records": list(counted), "charged": str(charged)}
 
 
 def heard(seconds: float) -> dict[str, Any]:
@@ -118,6 +160,8 @@ def main() -> None:
     many.add_argument("model")
     many.add_argument("count", type=int)
     many.add_argument("push_url")
+    verbs.add_parser("price").add_argument("model")
+    verbs.add_parser("books")
     verbs.add_parser("recorded").add_argument("after", type=int)
     verbs.add_parser("heard").add_argument("seconds", type=float)
     options = vars(parser.parse_args())
@@ -125,6 +169,8 @@ def main() -> None:
         "account": account,
         "newest": newest,
         "nodes": nodes,
+        "price": price,
+        "books": books,
         "recorded": recorded,
         "heard": heard,
     }

@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from clients import devices, keys
-from clients.models import Client, ProviderStatus
+from clients import devices, keys, ledger
+from clients.models import Client, ProviderStatus, Wallet
+from marketplace import money
 from marketplace.bus import announce
 from marketplace.errors import Conflict, InvalidRequest
 
@@ -44,14 +46,25 @@ def register(*, username: str, email: str, password: str, **profile: Any) -> Cli
     return create(username=username, email=email, password=password, **profile)
 
 
+@transaction.atomic
 def create(*, username: str, email: str, password: str | None = None, **profile: Any) -> Client:
-    """Open an account; without a password it is entered through Google or a password reset only.
+    """Open an account, with STARTING_CREDIT; without a password it is entered through Google or a password reset only.
 
     Raises BadUsername, Taken.
     """
     _check_username(username)
     with _taken():
-        return Client.objects.create_user(username=username, email=email, password=password, **profile)
+        client = Client.objects.create_user(username=username, email=email, password=password, **profile)
+    credit = money.parse(settings.STARTING_CREDIT)
+    if credit:
+        ledger.grant(
+            client_id=client.pk,
+            amount=credit,
+            reference=f"grant:starting:{client.pk}",
+            reason="Starting credit",
+            by_id=None,
+        )
+    return client
 
 
 def update(client: Client, *, changes: Mapping[str, Any]) -> Client:
@@ -106,6 +119,8 @@ def close(client: Client, *, now: datetime) -> None:
         email_confirmed_at=None,
         closed_at=now,
     )
+    # Whose address it is tells whose account it was; and who has it may link it elsewhere.
+    Wallet.objects.filter(client=client).delete()
     announce_change(client.pk)
 
 

@@ -12,12 +12,13 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db.models import Q
+from django.db.models import Min, Q
 from django.http import HttpRequest
 
 from clients import lockout
-from clients.models import ApiKey, Client, Token, TokenKind
+from clients.models import Account, AccountKind, Allowance, ApiKey, Client, Token, TokenKind
 from marketplace.errors import Unauthenticated
 
 API_KEY_PREFIX = "sk-"
@@ -61,9 +62,9 @@ class Principal:
     api_key_id: int | None = None
     token_id: int | None = None
     allowed_models: tuple[str, ...] = ()  # empty: all
-    requests_per_minute: int | None = None
     expires_at: datetime | None = None
-    # Whether an allowance of the account or the key applies; and the lower of their maximum prices, in base units.
+    # Whether the account or any of its keys has an allowance; and of the account's maximum prices and the key's the
+    # lower ones, in base units.
     limited: bool = False
     ceiling_input: int | None = None
     ceiling_output: int | None = None
@@ -123,9 +124,25 @@ def _principal(
         api_key_id=key.pk if key else None,
         token_id=token.pk if token else None,
         allowed_models=tuple(key.allowed_models) if key else (),
-        requests_per_minute=key.requests_per_minute if key else None,
         expires_at=token.expires_at if token else key.expires_at if key else None,
+        **_limits(client.pk, key),
     )
+
+
+def _limits(client_id: int, key: ApiKey | None) -> dict[str, Any]:
+    if not Account.objects.filter(client_id=client_id, kind=AccountKind.SPENDABLE, limited=True).exists():
+        return {}
+    whose = Q(api_key=None) if key is None else Q(api_key=None) | Q(api_key=key)
+    allowances = Allowance.objects.filter(whose, client_id=client_id)
+    lowest = allowances.aggregate(
+        ceiling_input=Min("max_input_price"),
+        ceiling_output=Min("max_output_price"),
+        ceiling_request=Min("max_request_price"),
+    )
+    return {
+        "limited": True,
+        **{name: None if price is None else int(price) for name, price in lowest.items()},
+    }
 
 
 def _by_api_key(value: str, *, now: datetime) -> tuple[Client, Principal]:

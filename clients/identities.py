@@ -5,12 +5,10 @@ after CREDENTIAL_CACHE_S.
 """
 
 import asyncio
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import redis.asyncio
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
@@ -18,9 +16,7 @@ from django.db import close_old_connections
 from clients import credentials
 from clients.credentials import MissingCredential, Principal
 from marketplace.bus import Bus
-from marketplace.errors import MarketplaceError, TooManyRequests, Unauthenticated, Unavailable
-
-logger = logging.getLogger(__name__)
+from marketplace.errors import MarketplaceError, Unauthenticated, Unavailable
 
 MAX_REMEMBERED = 20_000
 # Looking up a wrong credential costs a query each time; a burst of them must not take the threads of everybody.
@@ -37,9 +33,6 @@ class Identities:
     def __init__(self, bus: Bus) -> None:
         self._known: dict[str, tuple[float, Principal | Unauthenticated]] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="identities")
-        self._redis = redis.asyncio.Redis.from_url(
-            settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1
-        )
         bus.subscribe("credentials", self._forget)
 
     async def of(self, authorization: str | None, ip: str | None) -> Principal:
@@ -55,8 +48,6 @@ class Identities:
             raise found
         if found.expires_at is not None and found.expires_at <= datetime.now(UTC):
             raise credentials.ExpiredCredential()
-        if found.requests_per_minute is not None:
-            await self._count(found, found.requests_per_minute)
         return found
 
     async def _look_up(self, authorization: str, ip: str | None) -> Principal | Unauthenticated:
@@ -88,31 +79,8 @@ class Identities:
             for header in stale:
                 del self._known[header]
 
-    async def _count(self, principal: Principal, limit: int) -> None:
-        """One more request of a key that may send only so many per minute. Raises TooManyRequests."""
-        now = time.time()
-        window = int(now // 60)
-        name = f"rate:key:{principal.api_key_id}:{window}"
-        try:
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.incr(name)
-                pipeline.expire(name, 120)
-                count = (await pipeline.execute())[0]
-        except (redis.RedisError, OSError) as error:
-            logger.warning("Could not count requests of key %s: %s", principal.api_key_id, error)
-            return
-        if count > limit:
-            wait = 60 - now % 60
-            raise TooManyRequests(
-                f"This API key may send {limit} requests per minute. Try again in {wait:.0f} seconds.",
-                code="rate_limit_exceeded",
-                retry_after=wait,
-                details={"limit": limit, "window_s": 60},
-            )
-
     async def stop(self) -> None:
         self._threads.shutdown(wait=False)
-        await self._redis.aclose()
 
 
 def _identify(authorization: str, ip: str | None) -> Principal:

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
+from clients import allowances
 from clients.credentials import API_KEY_PREFIX, digest, new_secret
 from clients.models import ApiKey, Client, Token, TokenKind
 from marketplace.bus import announce
@@ -48,10 +49,10 @@ def create(
     *,
     name: str,
     allowed_models: Sequence[str] = (),
-    requests_per_minute: int | None = None,
     expires_at: datetime | None = None,
+    **limits: int | None,
 ) -> NewKey:
-    """Make a key. No `allowed_models` means all, no `requests_per_minute` no limit, no `expires_at` no end.
+    """Make a key. No `allowed_models` means all, no `expires_at` no end; `limits` are some of `allowances.LIMITS`.
 
     Raises TooManyKeys.
     """
@@ -67,23 +68,30 @@ def create(
         digest=digest(key),
         secret_digest=digest(secret),
         allowed_models=list(allowed_models),
-        requests_per_minute=requests_per_minute,
         expires_at=expires_at,
     )
+    if limits:
+        allowances.change(client_id=client.pk, api_key=row, limits=limits, is_new=True)
     return NewKey(row=row, key=key, secret=secret)
 
 
 def visible_to(client: Client) -> QuerySet[ApiKey]:
     """The account's keys. What the owner revoked is gone; what an operator cut off stays, with the reason."""
-    return ApiKey.objects.filter(client=client).exclude(revoked_at__isnull=False, revoked_reason="")
+    found = ApiKey.objects.filter(client=client).select_related("allowance")
+    return found.exclude(revoked_at__isnull=False, revoked_reason="")
 
 
 @transaction.atomic
 def update(key: ApiKey, *, changes: Mapping[str, Any]) -> ApiKey:
-    """Write some of `name`, `allowed_models`, `requests_per_minute`, `expires_at`."""
-    for name, value in changes.items():
-        setattr(key, name, value)
-    key.save(update_fields=list(changes))
+    """Write some of `name`, `allowed_models`, `expires_at`, and of `allowances.LIMITS`."""
+    limits = {name: value for name, value in changes.items() if name in allowances.LIMITS}
+    if limits:
+        # First, since it locks the account.
+        allowances.change(client_id=key.client_id, api_key=key, limits=limits)
+    own = changes.keys() - limits.keys()
+    for name in own:
+        setattr(key, name, changes[name])
+    key.save(update_fields=own)
     _announce([key.pk])
     return key
 

@@ -47,6 +47,7 @@ HOLD = Statement(
         FROM (SELECT client_id, sum(amount) AS total FROM said GROUP BY client_id) AS wanted
         JOIN clients_account a ON a.client_id = wanted.client_id AND a.kind = 'spendable'
             AND NOT a.limited AND a.balance - a.held >= wanted.total
+        WHERE a.client_id = ANY (ARRAY(SELECT client_id FROM said))
         FOR NO KEY UPDATE OF a
     ), held AS (
         INSERT INTO clients_hold (reference, account_id, api_key_id, amount, captured, tokens, created_at, outcome)
@@ -71,10 +72,13 @@ SETTLE = Statement(
         SELECT * FROM json_to_recordset($1) AS row (
             reference text, captured numeric, fee numeric, payee bigint, fees bigint, kind text, tokens bigint,
             stripe smallint)
-    ), ended AS (
-        DELETE FROM clients_hold h USING said
-        WHERE h.reference = said.reference AND h.ended_at IS NULL
-        RETURNING h.account_id, h.api_key_id, h.created_at, h.amount, h.tokens AS reserved_tokens, said.*
+    ), gone AS (
+        DELETE FROM clients_hold h
+        WHERE h.reference = ANY (ARRAY(SELECT reference FROM said)) AND h.ended_at IS NULL
+        RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.amount, h.tokens AS reserved_tokens
+    ), ended AS MATERIALIZED (
+        SELECT h.account_id, h.api_key_id, h.created_at, h.amount, h.reserved_tokens, said.*
+        FROM said JOIN gone h ON h.reference = said.reference
     ), posted AS (
         INSERT INTO clients_transfer (reference, kind, source_id, destination_id, amount, fee, memo, at)
         SELECT reference, kind, account_id, payee, captured, fee, '', clock_timestamp() FROM ended WHERE captured > 0
@@ -131,7 +135,7 @@ class InsufficientFunds(PaymentRequired):
 class BudgetExceeded(TooManyRequests):
     """A budget of the account or the API key is used up, for the day, the month, or altogether."""
 
-    code = "budget_exceeded"
+    code, should_retry = "budget_exceeded", False
 
 
 class RateLimited(TooManyRequests):

@@ -6,13 +6,19 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from clients import devices, passwords
+from clients import devices, idempotency, passwords
 
 
 @shared_task
 def sweep_tokens() -> int:
     """Delete tokens that have expired."""
     return devices.sweep(now=timezone.now())
+
+
+@shared_task
+def sweep_replies() -> int:
+    """Delete replies that need not be kept any longer."""
+    return idempotency.sweep(now=timezone.now())
 
 
 @shared_task(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from clients import audit
 from clients.models import Client, Terms
@@ -21,6 +21,9 @@ def current() -> Terms:
 @transaction.atomic
 def change(*, by: Client, reason: str, **changes: Any) -> Terms:
     """New terms from now on: the present ones with `changes`. What runs keeps the terms that it began with."""
+    with connection.cursor() as cursor:
+        # One change at a time, or the later of two would undo the earlier.
+        cursor.execute("LOCK TABLE clients_terms IN SHARE ROW EXCLUSIVE MODE")
     before = current()
     values = {
         field.attname: getattr(before, field.attname)

@@ -2,7 +2,19 @@
 
 from django.urls import path
 
-from clients.api import accounts, keys, passwords, profiles, provider, tokens
+from clients.api import (
+    accounts,
+    keys,
+    limits,
+    passwords,
+    payouts,
+    profiles,
+    provider,
+    statements,
+    tokens,
+    transfers,
+    wallets,
+)
 from marketplace.paths import with_either_end
 
 urlpatterns = with_either_end(
@@ -18,8 +30,17 @@ urlpatterns = with_either_end(
         path("client/provider/", provider.Provider.as_view()),
         path("client/api-keys/", keys.Keys.as_view()),
         path("client/api-keys/<id:id>/", keys.Key.as_view()),
+        path("client/limits/", limits.Limits.as_view()),
         path("client/tokens/", tokens.Devices.as_view()),
         path("client/tokens/<id:id>/", tokens.Device.as_view()),
+        path("client/wallets/", wallets.Wallets.as_view()),
+        path("client/wallets/challenge/", wallets.Challenge.as_view()),
+        path("client/wallets/<id:id>/", wallets.OneWallet.as_view()),
         path("auth/token", keys.AuthToken.as_view()),
+        path("account/balance", transfers.Balance.as_view()),
+        path("account/transfer", transfers.Transfer.as_view()),
+        path("account/transactions", statements.Transactions.as_view()),
+        path("account/payouts", payouts.Payouts.as_view()),
+        path("account/payouts/<id:id>", payouts.OnePayout.as_view()),
     ]
 )

@@ -135,11 +135,11 @@ class NodeAdmin(ModelAdmin):
         return [str(node) for node in objs], {"nodes": len(objs)}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Node) -> None:
-        nodes.deregister(node_id=obj.pk)
+        nodes.deregister(node_id=obj.pk, now=timezone.now())
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
         for node in queryset:
-            nodes.deregister(node_id=node.pk)
+            nodes.deregister(node_id=node.pk, now=timezone.now())
 
     @display(description="state", ordering="state", label=STATE_COLOURS)
     def live_state(self, node: Node) -> str:

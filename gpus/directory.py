@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,11 +26,12 @@ from django.db.models import Q, QuerySet
 
 from clients import terms
 from clients.models import Terms
-from gpus import nodes, placement, states
+from gpus import nodes, placement, prices, states
 from gpus.liveness import UNREACHABLE, Liveness, NodeFacts, assess
-from gpus.models import Delivery, Gateway, Heartbeat, Node, Offer
+from gpus.models import Delivery, Gateway, Heartbeat, Lease, Node, Offer
 from gpus.placement import LiveOffer, Pool
-from gpus.prices import Rates
+from gpus.pools import Pools, Reserved
+from gpus.prices import FREE, Rates
 from marketplace import background
 from marketplace.bus import Bus
 
@@ -53,10 +54,8 @@ _PLAIN = (
 )  # fmt: skip
 
 
-_OF_OFFER = (
-    "node_id", "model", "kinds", "concurrency", "context_length", "revision",
-    "price_id", "price__input_price", "price__output_price", "price__request_price",
-)  # fmt: skip
+_OF_PRICE = ("price__input_price", "price__output_price", "price__request_price", "price_id")  # as Rates
+_OF_OFFER = ("node_id", "model", "kinds", "concurrency", "context_length", "revision", *_OF_PRICE)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +78,7 @@ class LiveNode:
     engine: str = ""
     liveness: Liveness = field(default=Liveness("pending", "It has just become known."))
     offers: dict[str, LiveOffer] = field(default_factory=dict)
+    reserved: Reserved | None = None
     # When it stopped being reachable (monotonic clock), if it was.
     lost_at: float = -math.inf
     # Who holds its connection is written by one at a time, or an old connection could have the last word.
@@ -106,13 +106,14 @@ class OwnLink:
 
 
 class Directory:
-    """Nodes by id and by token, pools by model. All methods but `start` and `stop` belong to the event loop."""
+    """Nodes by id and by token, pools of offers. All methods but `start` and `stop` belong to the event loop."""
 
     def __init__(self, gateway_id: UUID) -> None:
         self.gateway_id = gateway_id
         self.nodes: dict[int, LiveNode] = {}
         self.by_digest: dict[str, LiveNode] = {}
-        self.pools: dict[str, Pool] = {}
+        self._pools = Pools()
+        self.pools = self._pools.general  # by model, for requests that name no allocation
         self.gateways: set[UUID] = set()
         self.terms = terms.UNSET
         self._own: dict[int, OwnLink] = {}
@@ -205,13 +206,20 @@ class Directory:
         return True
 
     def _heed(self, now: Terms) -> None:
-        """New terms: nodes without a price of their own have another one now."""
+        """New terms: other prices where a node has none of its own, and where one is beyond the limits now."""
         if now.pk != self.terms.pk:
             self.terms = now
             for node in self.nodes.values():
                 for offer in node.offers.values():
-                    if offer.rates.price_id is None:
-                        offer.rates = _default_rates(now)
+                    self._charge(offer)
+
+    def pools_for(self, allocation: str, client_id: int) -> Mapping[str, Pool]:
+        """By model the pools of a client's allocation; those for everybody where it is "". Raises AllocationNotFound."""
+        return self._pools.of(allocation, client_id)
+
+    def pool_for(self, model: str, allocation: str, client_id: int) -> Pool:
+        """Where a request finds its node. Raises AllocationNotFound."""
+        return self._pools.of(allocation, client_id).get(model) or Pool(model)
 
     async def find(self, token_digest: str) -> LiveNode | None:
         """The node that a token belongs to; a node that nobody has announced yet is looked up."""
@@ -253,41 +261,35 @@ class Directory:
             setattr(node, name, row[name])
         if node.delivery == Delivery.PUSH:
             node.push_secret = nodes.push_secret(Node(pk=node.id, token_digest=node.token_digest))
+        if row["reserved"] != node.reserved:
+            self._pools.assign(node, row["reserved"])
         self._apply_offers(node, row["offers"])
         self.reassess(node, changed=changed)
-        for model, offer in node.offers.items():
-            self.pools[model].refresh(offer)
+        self._refresh(node)
 
     def _apply_offers(self, node: LiveNode, offers: list[Row]) -> None:
         wanted = {offer["model"]: offer for offer in offers}
         for model in node.offers.keys() - wanted.keys():
-            self._withdraw(node, model)
+            self._pools.withdraw(node.offers.pop(model))
         for model, offer in wanted.items():
-            pool = self.pools.setdefault(model, Pool(model))
             live = node.offers.get(model)
             if live is None:
-                live = node.offers[model] = pool.offers[node.id] = LiveOffer(node, model, frozenset(), 1)
+                live = node.offers[model] = LiveOffer(node, model, frozenset(), 1)
+                self._pools.put(live)
             live.kinds, live.concurrency = frozenset(offer["kinds"]), offer["concurrency"]
             live.context_length, live.revision = offer["context_length"], offer["revision"]
-            live.rates = self._rates(offer)
+            live.asked = FREE if offer["price_id"] is None else Rates(*(offer[name] for name in _OF_PRICE))
+            self._charge(live)
 
-    def _rates(self, offer: Row) -> Rates:
-        if offer["price_id"] is None:
-            return _default_rates(self.terms)
-        return Rates(
-            offer["price__input_price"],
-            offer["price__output_price"],
-            offer["price__request_price"],
-            offer["price_id"],
-        )
+    def _charge(self, offer: LiveOffer) -> None:
+        """What an offer costs under the present terms; whoever has reserved its node has paid already."""
+        offer.charge(prices.within(offer.asked, self.terms) if offer.node.reserved is None else FREE)
 
-    def _withdraw(self, node: LiveNode, model: str) -> None:
-        pool = self.pools[model]
-        live = node.offers.pop(model)
-        pool.offers.pop(node.id, None)
-        pool.refresh(live)
-        if not pool.offers and not pool.waiters:
-            del self.pools[model]
+    @staticmethod
+    def _refresh(node: LiveNode) -> None:
+        for offer in node.offers.values():
+            if offer.pool is not None:
+                offer.pool.refresh(offer)
 
     def _forget(self, node_id: int) -> None:
         node = self.nodes.pop(node_id, None)
@@ -296,7 +298,8 @@ class Directory:
         self.by_digest.pop(node.token_digest, None)
         node.liveness = Liveness("suspended", "It is no longer registered.")
         for model in list(node.offers):
-            self._withdraw(node, model)
+            self._pools.withdraw(node.offers.pop(model))
+        self._pools.assign(node, None)
         self._tell(node)
 
     # --- Connections of this process ----------------------------------------------------------------------
@@ -356,8 +359,7 @@ class Directory:
         if node.liveness.state == UNREACHABLE and before.takes_work:
             node.lost_at = time.monotonic()
         if node.liveness.takes_work != before.takes_work:
-            for model, offer in node.offers.items():
-                self.pools[model].refresh(offer)
+            self._refresh(node)
         if changed or node.liveness.state != before.state:
             self._tell(node)
 
@@ -390,7 +392,7 @@ class Directory:
             await asyncio.sleep(LOAD_S)
             if len(self.gateways) < 2:
                 continue
-            load = placement.summary(self.pools)
+            load = placement.summary(self._pools.all())
             if load != self._said or (load and time.monotonic() - told_at > 1):
                 bus.publish("load", orjson.dumps({"gateway": self.gateway_id.hex, "load": load}) + b"\n")
                 self._said, told_at = load, time.monotonic()
@@ -413,15 +415,11 @@ class Directory:
     def _recount(self, keys: Iterable[str]) -> None:
         for key in keys:
             node_id, _, model = key.partition("/")
-            pool = self.pools.get(model)
-            offer = pool.offers.get(int(node_id)) if pool else None
-            if pool and offer:
+            node = self.nodes.get(int(node_id))
+            offer = node.offers.get(model) if node else None
+            if offer and offer.pool:
                 offer.elsewhere = sum(load.get(key, 0) for _, load in self._elsewhere.values())
-                pool.refresh(offer)
-
-
-def _default_rates(now: Terms) -> Rates:
-    return Rates(now.default_input_price, now.default_output_price, now.default_request_price)
+                offer.pool.refresh(offer)
 
 
 async def _in_slices(items: list[Item]) -> AsyncIterator[Item]:
@@ -472,4 +470,16 @@ def _with_offers(found: QuerySet[Node]) -> list[Row]:
         wanted = wanted.filter(node_id__in=offers)
     for offer in wanted.values(*_OF_OFFER):
         offers.get(offer["node_id"], []).append(dict(offer))
-    return [{**row, "offers": offers[row["id"]]} for row in rows]
+    leases = _leases() if rows else {}
+    return [{**row, "offers": offers[row["id"]], "reserved": leases.get(row["id"])} for row in rows]
+
+
+def _leases() -> dict[int, Reserved]:
+    """By node. There are few."""
+    rows = Lease.objects.filter(ended_at=None).values_list(
+        "node_id", "allocation_id", "allocation__client_id", "expires_at"
+    )
+    return {
+        node_id: Reserved(allocation_id, client_id, expires_at.timestamp())
+        for node_id, allocation_id, client_id, expires_at in rows
+    }

@@ -22,6 +22,8 @@ from clients.credentials import digest
 from gpus import offers, reports
 from gpus.directory import Directory, LiveNode
 from gpus.offers import ModelSpec, Named
+from gpus.placement import LiveOffer
+from gpus.prices import NOTHING
 from marketplace import background
 from marketplace.errors import InvalidRequest
 from marketplace.groupcommit import GroupCommit, Statement
@@ -208,8 +210,15 @@ class _Heard:
     def _known(node: LiveNode, models: Sequence[Named]) -> bool:
         names = {model if isinstance(model, str) else model.name for model in models}
         return names == node.offers.keys() and all(
-            node.offers[model.name].concurrency == model.concurrency
-            and node.offers[model.name].kinds == frozenset(model.kinds)
-            for model in models
-            if isinstance(model, ModelSpec)
+            _same(node.offers[model.name], model) for model in models if isinstance(model, ModelSpec)
         )
+
+
+def _same(offer: LiveOffer, said: ModelSpec) -> bool:
+    price = said.price == NOTHING or (
+        offer.asked.price_id is not None
+        and all(new in (None, old) for new, old in zip(said.price, offer.asked[:3], strict=True))
+    )
+    if said.only_price or not price:
+        return price
+    return offer.concurrency == said.concurrency and offer.kinds == frozenset(said.kinds)

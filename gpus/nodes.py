@@ -13,9 +13,9 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from clients import credentials, providers
+from clients import credentials, providers, terms
 from clients.models import Client, ProviderStatus
-from gpus import push_urls, states
+from gpus import leases, prices, push_urls, states
 from gpus.liveness import Liveness
 from gpus.models import Delivery, Heartbeat, Node, Offer
 from gpus.offers import ModelSpec, Named
@@ -43,6 +43,7 @@ class Joining:
     region: str = ""
     agent_version: str = ""
     engine: str = ""
+    hour_price: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def register(*, owner: Client, joining: Joining, now: datetime) -> Registered:
     """Let a machine join, or join again: same owner and machine, same node, new token; the old one is void.
 
     An owner who is no provider yet asks to be one by this. Resolves the host of a push URL, before the
-    transaction. Raises PushUrlRefused, InvalidRequest.
+    transaction. Raises PushUrlRefused, PriceOutOfRange, InvalidRequest.
     """
     delivery = _delivery(joining)
     token = credentials.new_secret("")
@@ -78,6 +79,8 @@ def register(*, owner: Client, joining: Joining, now: datetime) -> Registered:
         )
         Heartbeat.objects.update_or_create(node=node, defaults={"at": now})
         set_models(node_id=node.pk, models=joining.models, now=now)
+        if joining.hour_price is not None:
+            prices.ask_for_hours(node, joining.hour_price, terms.current())
         found = states.reassess(node.pk, now=now, by=owner, joined=created)
         announce(node.pk, credential=True)
     node.refresh_from_db()
@@ -136,11 +139,12 @@ def by_token(token: str) -> Node:
     return node
 
 
-def deregister(*, node_id: int) -> None:
-    """Remove a node with its offers and events. What it has answered stays on record, without its name."""
+def deregister(*, node_id: int, now: datetime) -> None:
+    """Remove a node with its offers and events; an allocation goes on without it. What it has answered stays on record."""
     with transaction.atomic():
         # Locked first: a sweep that writes an event at this moment comes before, and its event goes too, or not at all.
         Node.objects.select_for_update().filter(pk=node_id).first()
+        leases.end_of_node(node_id=node_id, now=now)
         Node.objects.filter(pk=node_id).delete()
         announce(node_id, credential=True)
 
@@ -149,20 +153,29 @@ def set_models(*, node_id: int, models: Sequence[Named], now: datetime) -> bool:
     """Make the active offers of a node exactly these; true if anything changed.
 
     A bare name keeps what is already known of that offer. Offers are never deleted: their past stays visible.
+    Raises PriceOutOfRange.
     """
     with transaction.atomic():
         # One writer per node; the row may have gone meanwhile.
-        if not Node.objects.select_for_update(no_key=True).filter(pk=node_id).exists():
+        node = Node.objects.select_for_update(no_key=True).filter(pk=node_id).first()
+        if node is None:
             return False
-        known = {offer.model: offer for offer in Offer.objects.filter(node_id=node_id)}
+        known = {offer.model: offer for offer in Offer.objects.filter(node_id=node_id).select_related("price")}
         wanted = {offer.model: offer for offer in (_wanted(node_id, model, known) for model in models)}
+        asked = {model.name: model.price for model in models if isinstance(model, ModelSpec)}
+        if any(price != prices.NOTHING for price in asked.values()):
+            wishes = [(offer, asked.get(name, prices.NOTHING)) for name, offer in wanted.items()]
+            prices.ask_for_models(node.owner_id, wishes, terms.current())
         changed = [offer for name, offer in wanted.items() if not _same(offer, known.get(name))]
         gone = [offer.pk for name, offer in known.items() if offer.active and name not in wanted]
         if not changed and not gone:
             return False
         Offer.objects.filter(pk__in=gone).update(active=False)
         Offer.objects.bulk_create(
-            changed, update_conflicts=True, unique_fields=["node", "model"], update_fields=_OFFER_FIELDS
+            changed,
+            update_conflicts=True,
+            unique_fields=["node", "model"],
+            update_fields=[name.removesuffix("_id") for name in _OFFER_FIELDS],
         )
         Node.objects.filter(pk=node_id).update(changed_at=now)
         announce(node_id)
@@ -177,17 +190,21 @@ _OFFER_FIELDS = [
     "concurrency",
     "min_vram_mib",
     "active",
+    "price_id",
 ]
 
 
 def _wanted(node_id: int, model: Named, known: Mapping[str, Offer]) -> Offer:
-    if isinstance(model, ModelSpec):
-        return model.offer(node_id)
-    before = known.get(model)
+    name = model if isinstance(model, str) else model.name
+    before = known.get(name)
+    if isinstance(model, ModelSpec) and not (model.only_price and before):
+        offer = model.offer(node_id)
+        offer.price = before.price if before else None
+        return offer
     if before is None:
-        return ModelSpec(model).offer(node_id)
-    kept = {field: getattr(before, field) for field in _OFFER_FIELDS if field != "active"}
-    return Offer(node_id=node_id, model=model, **kept)
+        return ModelSpec(name).offer(node_id)
+    kept = {field: getattr(before, field) for field in _OFFER_FIELDS if field not in ("active", "price_id")}
+    return Offer(node_id=node_id, model=name, price=before.price, **kept)
 
 
 def _same(offer: Offer, before: Offer | None) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpus.models import Offer
+from gpus.prices import NOTHING, PARTS, Wish
+from marketplace import money
 from marketplace.errors import InvalidRequest
 
 KINDS = ("chat", "completion", "embedding")
@@ -16,7 +18,10 @@ _NUMBERS = ("context_length", "concurrency", "min_vram_mib")
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One model as a node offers it. `context_length` in tokens; `concurrency` requests at the same time."""
+    """One model as a node offers it. `context_length` in tokens; `concurrency` requests at the same time.
+
+    `only_price`: nothing but its name and price was said, which keeps everything else that is known of it.
+    """
 
     name: str
     kinds: tuple[str, ...] = ("chat", "completion")
@@ -25,6 +30,8 @@ class ModelSpec:
     revision: str = ""
     description: str = ""
     min_vram_mib: int | None = None
+    price: Wish = NOTHING
+    only_price: bool = False
 
     def offer(self, node_id: int) -> Offer:
         """An unsaved, active row."""
@@ -40,7 +47,8 @@ class ModelSpec:
         )
 
 
-# What can be offered anew or repeated by its bare name, which keeps everything else that is known of it.
+# What can be offered anew or repeated by its bare name, which keeps everything else that is known of it. A price is
+# kept wherever none is said.
 Named = ModelSpec | str
 
 
@@ -73,15 +81,16 @@ def _one(entry: Any) -> Named:
     if not isinstance(entry, Mapping):
         raise ValueError("Expected a model name or an object with a name.")
     name = _name(entry.get("name") or entry.get("id") or entry.get("model_id"))
+    price = Wish(**{part: _price(part, entry[part]) for part in PARTS if entry.get(part) is not None})
     if not set(entry) & {"kinds", *_TEXTS, *_NUMBERS}:
-        return name
+        return ModelSpec(name=name, price=price, only_price=True) if price != NOTHING else name
     values: dict[str, Any] = {
         key: _text(key, entry[key], limit) for key, limit in _TEXTS.items() if entry.get(key)
     }
     values |= {key: _number(key, entry[key]) for key in _NUMBERS if entry.get(key) is not None}
     if entry.get("kinds"):
         values["kinds"] = _kinds(entry["kinds"])
-    return ModelSpec(name=name, **values)
+    return ModelSpec(name=name, price=price, **values)
 
 
 def _name(value: Any) -> str:
@@ -102,6 +111,13 @@ def _number(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_POSITIVE:
         raise ValueError(f"{key}: expected a whole number from 1 to {_MAX_POSITIVE}.")
     return value
+
+
+def _price(key: str, value: Any) -> int:
+    try:
+        return money.parse(value, param=key)
+    except money.NotAnAmount as error:
+        raise ValueError(error.message) from None
 
 
 def _kinds(value: Any) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 Each process keeps one `Pool` per model. A pool's `ready` list holds the offers with a free slot, so that a choice
 looks at two of them, whatever the number of nodes (power of two choices, https://doi.org/10.1109/71.963420), and
-takes the one with the least outstanding work per slot, weighted by its measured speed. Where every node is full for
-a moment, requests wait in a bounded queue that serves consumers in turn.
+takes the one with the least outstanding work per slot, weighted by its measured speed and its price. Where every node
+is full for a moment, requests wait in a bounded queue that serves consumers in turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from uuid import UUID
 from django.conf import settings
 
 from gpus.prices import ANY_PRICE, FREE, Ceiling, Rates
+from marketplace import money
 from marketplace.errors import InvalidRequest, MarketplaceError, Unavailable
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # An agent whose connection broke is usually back in a moment: requests wait for it so long.
 COMES_BACK_S = 5.0
+TOO_DEAR = "over your maximum price"
+# How many nodes people are told about, of those that a request would not go to; how many are looked at for it.
+MOST_NAMED, MOST_COMPARED = 50, 1000
 
 
 class NoCapacity(Unavailable):
@@ -73,7 +77,7 @@ class Policy:
         if self.trusted_only and not node.trusted:
             return "not trusted by the operator"
         if self.ceiling is not ANY_PRICE and not self.ceiling.admits(offer.rates):
-            return "over your maximum price"
+            return TOO_DEAR
         return None
 
 
@@ -99,21 +103,33 @@ class LiveOffer:
     model: str
     kinds: frozenset[str]
     concurrency: int
-    rates: Rates = FREE
+    rates: Rates = FREE  # as they are charged
+    asked: Rates = FREE  # as its owner set them, perhaps beyond the operator's limits
     context_length: int | None = None
     revision: str = ""
     outstanding: int = 0
     elsewhere: int = 0  # what other processes have outstanding there, as they last said
     latency_s: float = 0.0  # moving average of this offer's answers; 0 = not measured
     place: int = -1  # index in the pool's ready list
+    pool: Pool | None = None  # the one that it is in, or was in last
+    price: float = 0.0  # of a usual request, to compare by
+
+    def charge(self, rates: Rates) -> None:
+        """From now on requests cost this here."""
+        self.rates, self.price = rates, rates.usual
 
     @property
     def free(self) -> int:
         return self.concurrency - self.outstanding - self.elsewhere
 
-    def load(self, usual_s: float) -> float:
-        """How long a further request would take here, in no unit but comparable within a pool."""
-        return (self.outstanding + self.elsewhere + 1) / self.concurrency * (self.latency_s or usual_s)
+    def load(self, usual_s: float, prices: float = 0.0) -> float:
+        """How bad it is to send a further request here, in no unit but comparable within a pool: its time and price.
+
+        `prices`: this offer's price and that of the one it is compared with. The price counts up to twofold, so that
+        it decides between nodes that are alike, and work that has piled up outweighs it.
+        """
+        taken = (self.outstanding + self.elsewhere + 1) / self.concurrency * (self.latency_s or usual_s)
+        return taken * (1 + self.price / prices) if prices else taken
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +149,8 @@ class Slot:
         if self.released:
             return
         self.released = True
-        self.pool.release(self.offer, took_s)
+        # Its node may have been reserved, or set free again, meanwhile.
+        (self.offer.pool or self.pool).release(self.offer, took_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +165,10 @@ class _Waiter:
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """The offers of one model in this process, and who waits for them."""
+    """The offers of one model in this process, and who waits for them.
+
+    The nodes in `reserved` hold the model too, but serve only their allocations.
+    """
 
     model: str
     offers: dict[int, LiveOffer] = field(default_factory=dict)
@@ -156,6 +176,29 @@ class Pool:
     waiting: dict[int, deque[_Waiter]] = field(default_factory=dict)  # by consumer, served in turn
     waiters: int = 0
     usual_s: float = 1.0
+    reserved: set[int] = field(default_factory=set)
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.offers or self.waiters or self.reserved)
+
+    def add(self, offer: LiveOffer) -> None:
+        """Take an offer in, which is in no other pool; `refresh` must follow."""
+        self.offers[offer.node.id] = offer
+        offer.pool = self
+
+    def remove(self, offer: LiveOffer) -> None:
+        """Send it no more requests. What runs there goes on."""
+        self.offers.pop(offer.node.id, None)
+        self.refresh(offer)
+
+    def dismiss(self, error: MarketplaceError) -> None:
+        """Answer this to all who wait."""
+        for waiter in [each for queue in self.waiting.values() for each in queue]:
+            if not waiter.slot.done():
+                waiter.slot.set_exception(error)
+        self.waiting.clear()
+        self.waiters = 0
 
     def does(self, kind: str) -> bool:
         """Whether any node offers this kind of answer."""
@@ -215,7 +258,7 @@ class Pool:
             del self.waiting[consumer]
 
     async def wait(self, *, consumer: int, policy: Policy, failed: Failed, for_s: float) -> Slot:
-        """Queue for a slot. Raises QueueFull, NoCapacity when none came free in time."""
+        """Queue for a slot. Raises QueueFull, NoCapacity when none came free in time, and what `dismiss` was told."""
         if self.waiters >= settings.QUEUE_LENGTH:
             raise QueueFull(retry_after=1 + self.usual_s)
         waiter = _Waiter(policy, failed, asyncio.get_running_loop().create_future())
@@ -237,7 +280,8 @@ class Pool:
     def _leave(self, consumer: int, waiter: _Waiter) -> None:
         """Leave the queue, or hand on a slot that came at the very moment of leaving."""
         if waiter.slot.done():
-            waiter.slot.result().release()
+            if waiter.slot.exception() is None:
+                waiter.slot.result().release()
         else:
             waiter.slot.cancel()
             self._remove(consumer, waiter)
@@ -264,9 +308,14 @@ def _sample(pool: Pool, policy: Policy, failed: Failed, tries: int = 8) -> LiveO
         if offer is found or _has_failed(offer, failed) or policy.objection(offer) is not None:
             continue
         if found is not None:
-            return min(found, offer, key=lambda either: either.load(pool.usual_s))
+            return _better(found, offer, pool.usual_s)
         found = offer
     return found
+
+
+def _better(one: LiveOffer, two: LiveOffer, usual_s: float) -> LiveOffer:
+    prices = one.price + two.price
+    return one if one.load(usual_s, prices) <= two.load(usual_s, prices) else two
 
 
 def _fitting(offers: list[LiveOffer], policy: Policy, failed: Failed) -> Iterator[LiveOffer]:
@@ -291,10 +340,32 @@ def explain(pool: Pool, *, policy: Policy, failed: Failed) -> tuple[float, Marke
         else:
             reason, wait_s = "full", math.inf
         reasons[reason] = reasons.get(reason, 0) + 1
+    if pool.reserved:
+        reasons["reserved for an allocation"] = len(pool.reserved)
     sentence, details = _sentence(pool.model, reasons), {"nodes": reasons}
-    if pool.offers and not fits:
+    if TOO_DEAR in reasons:
+        sentence, details = _with_cheapest(pool, policy, sentence, details)
+    if pool.offers and not fits and not pool.reserved:
         return 0.0, PolicyNotMet(sentence, details=details)
     return wait_s, NoCapacity(sentence, details=details, retry_after=5)
+
+
+def _with_cheapest(
+    pool: Pool, policy: Policy, sentence: str, details: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The same, with the maximum price that would do: that of the cheapest node that is right but for its price."""
+    dear = [offer for offer in pool.offers.values() if policy.objection(offer) == TOO_DEAR]
+    rates = min(dear, key=lambda offer: (not offer.node.takes_work, offer.price)).rates
+    shown = {
+        "input_price": money.render(rates.input),
+        "output_price": money.render(rates.output),
+        "request_price": money.render(rates.request),
+    }
+    asks = (
+        f" The cheapest of these asks {shown['input_price']} per million prompt tokens, {shown['output_price']} per "
+        f"million completion tokens and {money.named(rates.request)} per request."
+    )
+    return sentence + asks, {**details, "cheapest": shown}
 
 
 def _sentence(model: str, reasons: dict[str, int]) -> str:
@@ -331,11 +402,66 @@ async def take(
         raise error from None
 
 
-def summary(pools: dict[str, Pool]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What would become of a request now.
+
+    `chosen`: where it would go, also where it would have to wait for that; `others`: why not there, a bounded number of
+    them, those that could do it first. `wait_s` None: waiting would not help, and `error` is the answer.
+    """
+
+    chosen: LiveOffer | None
+    wait_s: float | None
+    others: list[tuple[LiveOffer, str]]
+    error: MarketplaceError | None = None
+
+
+def foresee(pool: Pool, *, policy: Policy = ANY) -> Outlook:
+    """The best node for a request, an estimate of its wait in seconds, and why the others would not get it.
+
+    Where it goes in the end may differ: a choice looks at two free nodes only, and more requests come.
+    """
+    free = list(itertools.islice(_fitting(pool.ready, policy, NONE), MOST_COMPARED))
+    full = [] if free else [each for each in pool.offers.values() if _is_full(each, policy)]
+    best: LiveOffer | None = None
+    for offer in free or full:
+        best = offer if best is None else _better(best, offer, pool.usual_s)
+    rest = (offer for offer in dict.fromkeys([*free, *full, *pool.offers.values()]) if offer is not best)
+    others = [(offer, _why_not(offer, policy)) for offer in itertools.islice(rest, MOST_NAMED)]
+    if best is None:
+        return Outlook(None, None, others, explain(pool, policy=policy, failed=NONE)[1])
+    return Outlook(best, _expected_wait_s(pool, full), others)
+
+
+def _is_full(offer: LiveOffer, policy: Policy) -> bool:
+    return offer.node.takes_work and offer.free <= 0 and policy.objection(offer) is None
+
+
+def _expected_wait_s(pool: Pool, full: list[LiveOffer]) -> float:
+    """Until the slots that come free have served all who wait already."""
+    if not full:
+        return 0.0
+    slots = sum(offer.concurrency for offer in full)
+    return pool.usual_s * (pool.waiters + 1) / slots
+
+
+def _why_not(offer: LiveOffer, policy: Policy) -> str:
+    objection = policy.objection(offer)
+    if objection is not None:
+        return objection
+    if not offer.node.takes_work:
+        return offer.node.state
+    if offer.free <= 0:
+        return "full"
+    # Or it is slower: what counts is when it would be done.
+    return "more outstanding work or a higher price"
+
+
+def summary(pools: Iterable[Pool]) -> dict[str, Any]:
     """What is outstanding per node and model in this process, for the other processes."""
     return {
         f"{offer.node.id}/{pool.model}": offer.outstanding
-        for pool in pools.values()
+        for pool in pools
         for offer in pool.offers.values()
         if offer.outstanding
     }

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -155,3 +156,10 @@ def reassess(node_id: int, *, now: datetime, by: Client | None, joined: bool = F
         Node.objects.filter(pk=node_id).update(state_since=now)
         _add_events([change], now=now, by=by)
     return found
+
+
+def touch(node_ids: Sequence[int], *, now: datetime) -> None:
+    """Have every process read these nodes again once this transaction is committed, also those that miss the call."""
+    Node.objects.filter(pk__in=node_ids).update(changed_at=now)
+    for node_id in node_ids:
+        transaction.on_commit(partial(bus.announce, "nodes", str(node_id)))

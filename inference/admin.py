@@ -3,18 +3,22 @@
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
-from unfold.decorators import display
+from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
+from clients.admin import reasons, rows, transfers
+from clients.admin.rows import ReadOnly, amount
 from clients.models import Client
-from gpus.admin import ReadOnly
-from inference import catalogue
+from inference import catalogue, refunds
 from inference.models import Inference, Model, Status
+from marketplace import money
 
 STATUS_COLOURS = {
     Status.RUNNING.label: "info",
@@ -65,7 +69,7 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
 
     list_display = (
         *("id", "created_at", "client", "desired_model", "shown_status", "reason", "node", "tokens"),
-        *("latency_ms", "first_token_ms", "face"),
+        *(amount("charged"), "latency_ms", "first_token_ms", "face"),
     )
     list_display_links = ("id", "created_at")
     list_filter = (
@@ -96,6 +100,15 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
                 )
             },
         ),
+        (
+            "Money",
+            {
+                "fields": (
+                    *(amount("charged"), amount("fee"), "share", "provider", "asked", "revision", "terms"),
+                    *("allocation_id", "movement", "receipt"),
+                )
+            },
+        ),
         ("How it ended", {"fields": ("shown_status", "code", "reason", "node", "attempts", "gateway_id")}),
         (
             "Measured",
@@ -114,7 +127,12 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
             },
         ),
     )
-    readonly_fields = ("shown_status", "tokens")
+    readonly_fields = ("shown_status", "tokens", "share", "asked", "movement", "receipt")
+    actions = ("refund",)
+    actions_detail = ("refund_one",)
+
+    def has_refund_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm(transfers.MAY_REVERSE)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Inference], search_term: str
@@ -129,6 +147,57 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
     @display(description="tokens in / out")
     def tokens(self, inference: Inference) -> str:
         return f"{inference.prompt_tokens} / {inference.completion_tokens}"
+
+    @display(description="the provider's share")
+    def share(self, inference: Inference) -> str:
+        return rows.shown(inference.charged - inference.fee)
+
+    @display(description="price")
+    def asked(self, inference: Inference) -> str:
+        price = inference.price
+        if price is None:
+            return "the default of the terms"
+        return (
+            f"{price}: {money.render(price.input_price)} in, {money.render(price.output_price)} out per million "
+            f"tokens, {money.named(price.request_price)} per request"
+        )
+
+    @display(description="in the ledger")
+    def movement(self, inference: Inference) -> str:
+        paid = refunds.charge_of(inference)
+        return rows.link("clients_transfer", paid.pk, paid) if paid else "-"
+
+    @display(description="receipt")
+    def receipt(self, inference: Inference) -> str:
+        if not inference.charged:
+            return "-"
+        return format_html('<a href="/inference/{}/receipt" class="text-link">Receipt</a>', inference.pk)
+
+    @action(description="Refund, with a reason", permissions=["refund"])
+    def refund(self, request: HttpRequest, queryset: QuerySet[Inference]) -> HttpResponse | None:
+        reason = reasons.ask(
+            request,
+            self,
+            queryset,
+            title="Refund",
+            note="All that they did cost goes back to the consumer, the marketplace's fee included.",
+            seen_by="Both see it in their statements.",
+        )
+        if isinstance(reason, HttpResponse):
+            return reason
+        for inference in queryset:
+            paid = refunds.charge_of(inference)
+            if paid is None:
+                text = f"{inference}: {refunds.NothingCharged.message}"
+                self.message_user(request, text, messages.ERROR)
+            else:
+                transfers.tell_of_reversal(self, request, paid, reason)
+        return None
+
+    @action(description="Refund", permissions=["refund"], url_path="refund", icon="undo")
+    def refund_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        asked = self.refund(request, self.get_queryset(request).filter(pk=object_id))
+        return asked or redirect("admin:inference_inference_change", object_id)
 
 
 def _matches(term: str) -> Q:

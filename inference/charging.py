@@ -12,7 +12,7 @@ from gpus.placement import Slot
 from inference import pricing
 from inference.journal import Journal
 from inference.models import Status
-from inference.runs import Run
+from inference.runs import Ask, Run
 from marketplace import money
 from marketplace.errors import InvalidRequest, MarketplaceError
 from marketplace.groupcommit import NotRecorded
@@ -49,12 +49,7 @@ class Charging:
             context_length=offer.context_length,
         )
         run.most = pricing.most(record.rates, run.bound)
-        if ask.most_cost is not None and run.most > ask.most_cost:
-            raise OverMaximumCost(
-                f"This can cost up to {money.named(run.most)} on {slot.node.name}; "
-                f"your maximum is {money.named(ask.most_cost)}.",
-                details={"needed": money.render(run.most), "allowed": money.render(ask.most_cost)},
-            )
+        check_cost(ask, run.most, on=slot.node.name)
 
     def open(self, run: Run) -> None:
         """Record that a request has begun, and hold what it can cost as far as its price is known."""
@@ -120,6 +115,15 @@ class Charging:
             raise ledger.refusal(code, details)
         record.admitted = True
         record.limits = details or record.limits
+
+
+def check_cost(ask: Ask, most: int, *, on: str) -> None:
+    """Raise OverMaximumCost where a request can cost more on a node than its consumer allows."""
+    if ask.most_cost is not None and most > ask.most_cost:
+        raise OverMaximumCost(
+            f"This can cost up to {money.named(most)} on {on}; your maximum is {money.named(ask.most_cost)}.",
+            details={"needed": money.render(most), "allowed": money.render(ask.most_cost)},
+        )
 
 
 async def _whatever_comes(run: Run, done: asyncio.Future[Verdict]) -> Verdict:

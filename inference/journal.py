@@ -64,8 +64,8 @@ OPEN_HELD = Statement(
     "inference_open_held",
     f"""
     WITH said AS MATERIALIZED (
-        SELECT row.*, h.reference IS NOT NULL AS is_held FROM json_to_recordset($1) AS row ({_RECORDSET})
-        LEFT JOIN clients_hold h ON h.reference = row.reference
+        SELECT row.*, (SELECT h.amount FROM clients_hold h WHERE h.reference = row.reference) IS NOT NULL AS is_held
+        FROM json_to_recordset($1) AS row ({_RECORDSET})
     ), opened AS (
         INSERT INTO inference_inference ({_COLUMNS})
         SELECT {_SELECTED} FROM said WHERE is_held
@@ -101,16 +101,15 @@ OPEN_LIMITED = Statement(
 CLOSE = Statement(
     "inference_close",
     """
-    WITH ended AS (
-        DELETE FROM inference_running r
-        USING json_to_recordset($1) AS row (
+    WITH said AS MATERIALIZED (
+        SELECT * FROM json_to_recordset($1) AS row (
             id bigint, status text, code text, reason text, attempts jsonb, node_id bigint, provider_id bigint,
             revision text, price_id bigint, terms_id bigint, charged numeric, fee numeric, prompt_tokens int,
             completion_tokens int, usage_source text, queued_ms int, first_token_ms int, latency_ms int,
             response_sha256 text, answer_text text, finished_at timestamptz
         )
-        WHERE r.inference_id = row.id
-        RETURNING row.*
+    ), ended AS (
+        DELETE FROM inference_running WHERE inference_id = ANY (ARRAY(SELECT id FROM said)) RETURNING inference_id
     )
     UPDATE inference_inference i SET
         status = row.status, code = row.code, reason = row.reason, attempts = row.attempts, node_id = row.node_id,
@@ -119,8 +118,8 @@ CLOSE = Statement(
         completion_tokens = row.completion_tokens, usage_source = row.usage_source, queued_ms = row.queued_ms,
         first_token_ms = row.first_token_ms, latency_ms = row.latency_ms, response_sha256 = row.response_sha256,
         answer_text = row.answer_text, finished_at = row.finished_at
-    FROM ended AS row
-    WHERE i.id = row.id
+    FROM ended JOIN said AS row ON row.id = ended.inference_id
+    WHERE i.id = row.id AND i.id = ANY (ARRAY(SELECT id FROM said))
     """,
 )
 

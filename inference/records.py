@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from clients import ledger
+from clients import idempotency, ledger
 from gpus.models import Gateway
 from inference.models import Inference, Running, Status
 from marketplace.errors import Conflict
@@ -55,6 +55,7 @@ def delete(record: Inference, *, now: datetime) -> None:
     finished = Inference.objects.filter(pk=record.pk).exclude(status=Status.RUNNING)
     if not finished.update(deleted_at=now, question_text="", answer_text=""):
         raise StillRunning
+    idempotency.forget(client_id=record.client_id, subject=f"inference:{record.pk}")
 
 
 def sweep(*, now: datetime) -> int:

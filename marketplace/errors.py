@@ -21,6 +21,7 @@ request's path decides which (`face_of`).
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -47,6 +48,8 @@ class MarketplaceError(Exception):
     code = "internal_error"
     status = 500
     message = "Something went wrong on our side. The request was not completed."
+    # Said to OpenAI's clients where what they would conclude from the status is wrong.
+    should_retry: bool | None = None
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Unauthenticated(MarketplaceError):
 
 class PaymentRequired(MarketplaceError):
     code, status, message = "insufficient_balance", 402, "The account cannot pay for this."
+    should_retry = False
 
 
 class Forbidden(MarketplaceError):
@@ -162,19 +166,28 @@ def headers(error: MarketplaceError) -> dict[str, str]:
     """The headers that go with an error.
 
     A 401 names a scheme that browsers do not know how to ask for, so that none opens a password dialog.
+    A 429 without a time to wait for is one that will not pass later either.
     """
     found = {}
+    should_retry = error.should_retry
+    if should_retry is None and error.status == 429 and error.retry_after is None:
+        should_retry = False
     if error.status == 401:
         found["WWW-Authenticate"] = "Token"
     if error.retry_after is not None:
-        found["Retry-After"] = str(max(1, round(error.retry_after)))
+        found["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if should_retry is not None:
+        found["X-Should-Retry"] = str(should_retry).lower()
     return found
 
 
 def _openai(error: MarketplaceError) -> dict[str, Any]:
     kind = "server_error" if error.status >= 500 else _OPENAI_TYPES.get(error.status, "invalid_request_error")
     param = error.param or (next(iter(error.fields), None) if isinstance(error.fields, Mapping) else None)
-    body: dict[str, Any] = {"message": _with_fields(error), "type": kind, "param": param, "code": error.code}
+    code = error.code
+    if code in _OUT_OF_QUOTA:
+        kind = code = "insufficient_quota"
+    body: dict[str, Any] = {"message": _with_fields(error), "type": kind, "param": param, "code": code}
     if error.details:
         body["details"] = dict(error.details)
     return {"error": body}
@@ -182,6 +195,8 @@ def _openai(error: MarketplaceError) -> dict[str, Any]:
 
 # The words that OpenAI's clients know for the same thing.
 _OPENAI_TYPES = {429: "rate_limit_error", 402: "insufficient_quota", 403: "permission_error"}
+# A 429 of theirs that does not end by waiting; the details say which budget it is here.
+_OUT_OF_QUOTA = {"budget_exceeded"}
 
 
 def _broker(error: MarketplaceError) -> dict[str, Any]:
@@ -205,7 +220,14 @@ def _omnitensor(error: MarketplaceError) -> dict[str, Any]:
     details = dict(error.details or {})
     if error.fields is not None:
         details["fields"] = error.fields
-    return {"error": {"code": error.code.upper(), "message": error.message, "details": details}}
+    code = error.code.upper()
+    if error.status in _OMNITENSOR_CODES and code != _OMNITENSOR_CODES[error.status]:
+        details["code"], code = error.code, _OMNITENSOR_CODES[error.status]
+    return {"error": {"code": code, "message": error.message, "details": details}}
+
+
+# Statuses that this API's clients tell by one code each; the details have ours.
+_OMNITENSOR_CODES = {402: "INSUFFICIENT_BALANCE", 429: "RATE_LIMITED"}
 
 
 _RENDERERS = {

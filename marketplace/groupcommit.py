@@ -22,6 +22,11 @@ from marketplace.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 
+# Every statement finds its rows by keys. The planner, who has last seen a table when it was small, or whose statistics
+# tell of one that is emptied all the time, would rather read it whole.
+PLANNER = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
+
+
 class NotRecorded(Unavailable):
     code, message = (
         "database_unavailable",
@@ -150,6 +155,7 @@ class GroupCommit:
     async def _execute(self, batch: list[_Write]) -> dict[Any, Any]:
         if self._connection is None:
             self._connection = await _Connection.open(self._loop)
+            await self._connection.execute(PLANNER)
             for statement in (*self._statements, *filter(None, [self._lock])):
                 await self._connection.execute(f"PREPARE {statement.name}(json) AS {statement.sql}")
         rows: dict[str, list[Row]] = {}

@@ -34,12 +34,13 @@ class ConsumerLeft(Exception):
 class Call:
     """A request and the way to answer it."""
 
-    __slots__ = ("_receive", "_send", "path", "scope", "started")
+    __slots__ = ("_body", "_receive", "_send", "path", "scope", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.path: str = scope["path"]
         self.started = False
+        self._body: bytes | None = None
         self._receive = receive
         self._send = send
 
@@ -52,6 +53,11 @@ class Call:
 
     async def body(self) -> bytes:
         """The whole request body. Raises PayloadTooLarge, ConsumerLeft."""
+        if self._body is None:
+            self._body = await self._whole_body()
+        return self._body
+
+    async def _whole_body(self) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:
@@ -84,6 +90,16 @@ class Call:
         task = asyncio.ensure_future(self._receive())
         task.add_done_callback(lambda done: None if done.cancelled() else left())
         return task
+
+    def overhear(self, listener: Callable[[dict[str, Any]], None]) -> None:
+        """Show `listener` each ASGI message of the answer before it goes out."""
+        send = self._send
+
+        async def heard(message: dict[str, Any]) -> None:
+            listener(message)
+            await send(message)
+
+        self._send = heard
 
     async def answer(
         self, status: int, body: bytes, more: Mapping[bytes, bytes] | None = None, *, kind: bytes = JSON

@@ -3,12 +3,16 @@
 The defaults are the safe ones for production; the embedded run (`scripts/run`) sets what a demo needs.
 """
 
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import dj_database_url
+from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
-from environs import Env, EnvError, validate
+from environs import Env, EnvError, ValidationError, validate
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -17,6 +21,12 @@ env = Env(eager=False)
 
 def _seconds(name: str, default: float, *, minimum: float = 0) -> float:
     return env.float(name, default, validate=validate.Range(min=minimum))
+
+
+def _is_amount(value: Decimal) -> None:
+    exponent = value.as_tuple().exponent
+    if value < 0 or value >= 10**18 or not isinstance(exponent, int) or exponent < -18:
+        raise ValidationError("Must be a number of tokens, not negative, with at most 18 decimals.")
 
 
 # --- Where things are ------------------------------------------------------------------------------------
@@ -56,7 +66,11 @@ IDEMPOTENCY_HOURS = env.float("IDEMPOTENCY_HOURS", 24, validate=validate.Range(m
 IDEMPOTENCY_MAX_REPLY_BYTES = env.int(
     "IDEMPOTENCY_MAX_REPLY_BYTES", 1024 * 1024, validate=validate.Range(min=0)
 )
+# For how long, counted from now, nodes can be reserved.
+ALLOCATION_MAX_HOURS = env.float("ALLOCATION_MAX_HOURS", 720, validate=validate.Range(min=0.01, max=87_600))
 CURRENCY = env.str("CURRENCY", "OMNIT")  # the symbol of the money that everything is paid in
+# What a new account is given, in tokens.
+STARTING_CREDIT = env.decimal("STARTING_CREDIT", Decimal(0), validate=_is_amount)
 GOOGLE_CLIENT_IDS: list[str] = env.list("GOOGLE_CLIENT_IDS", [])
 # Where Google's signing certificates are read. Replaceable, so that tests can sign their own tokens.
 GOOGLE_CERTS_URL = env.str("GOOGLE_CERTS_URL", "https://www.googleapis.com/oauth2/v1/certs")
@@ -145,6 +159,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
 CELERY_BEAT_SCHEDULE = {
     "sweep-nodes": {"task": "gpus.tasks.sweep_nodes", "schedule": 5.0, "options": {"expires": 5}},
+    "sweep-leases": {"task": "gpus.tasks.sweep_leases", "schedule": 10.0, "options": {"expires": 10}},
     "sweep-gateways": {"task": "gpus.tasks.sweep_gateways", "schedule": 60.0, "options": {"expires": 60}},
     "sweep-inferences": {
         "task": "inference.tasks.sweep_inferences",
@@ -208,6 +223,8 @@ REST_FRAMEWORK = {
             "register": "20/hour",
             "reset": "10/hour",
             "token": "60/min",
+            "transfer": "60/min",
+            "wallet": "30/min",
         }.items()
     },
     "EXCEPTION_HANDLER": "marketplace.errors.drf_exception_handler",
@@ -217,7 +234,11 @@ REST_FRAMEWORK = {
 # --- Browsers --------------------------------------------------------------------------------------------
 CORS_ALLOWED_ORIGINS: list[str] = env.list("CORS_ALLOWED_ORIGINS", [])
 CORS_ALLOW_ALL_ORIGINS = env.bool("CORS_ALLOW_ALL_ORIGINS", False)
-CORS_EXPOSE_HEADERS = ["X-Request-Id", "X-Inference-Id", "X-Node", "X-Total-Count", "Retry-After"]
+CORS_EXPOSE_HEADERS = [
+    *("X-Request-Id", "X-Inference-Id", "X-Node", "X-Receipt", "X-Cost", "X-Total-Count", "Retry-After"),
+    "Idempotent-Replayed",
+]
+CORS_ALLOW_HEADERS = [*default_headers, "idempotency-key"]
 CORS_URLS_REGEX = r"^/(?!admin/).*$"
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 HTTPS = env.bool("HTTPS", True)
@@ -288,6 +309,13 @@ CACHES = {
     }
 }
 
+
+def _may_view(model: str) -> Callable[[Any], bool]:
+    """Whether an operator sees a link to the page of a model, such as "gpus_node"."""
+    app, name = model.split("_")
+    return lambda request: request.user.has_perm(f"{app}.view_{name}")
+
+
 UNFOLD = {
     "SITE_TITLE": MARKETPLACE_NAME,
     "SITE_HEADER": MARKETPLACE_NAME,
@@ -300,8 +328,13 @@ UNFOLD = {
                 "title": title,
                 "separator": True,
                 "items": [
-                    {"title": name, "icon": icon, "link": reverse_lazy(f"admin:{model}_changelist")}
-                    for name, icon, model in items
+                    {
+                        "title": name,
+                        "icon": icon,
+                        "link": reverse_lazy(f"admin:{model}_{(view or ['changelist'])[0]}"),
+                        "permission": _may_view(model),
+                    }
+                    for name, icon, model, *view in items
                 ],
             }
             for title, items in (
@@ -313,6 +346,18 @@ UNFOLD = {
                         ("Requests", "bolt", "inference_inference"),
                         ("Models", "category", "inference_model"),
                         ("Gateways", "hub", "gpus_gateway"),
+                    ],
+                ),
+                (
+                    "Money",
+                    [
+                        ("Accounts", "account_balance_wallet", "clients_account"),
+                        ("Transfers", "swap_horiz", "clients_transfer"),
+                        ("Holds", "lock_clock", "clients_hold"),
+                        ("Payouts", "payments", "clients_payout"),
+                        ("Terms", "contract", "clients_terms"),
+                        ("Trial balance", "balance", "clients_account", "trial_balance"),
+                        ("Audit", "history", "clients_auditentry"),
                     ],
                 ),
                 (

@@ -1,5 +1,15 @@
-"""What operators see and do about people, providers and credentials."""
+"""What operators see and do about people, providers, credentials and money."""
 
-from clients.admin import credentials, people, providers
+from clients.admin import accounts, audit, credentials, holds, payouts, people, providers, terms, transfers
 
-__all__ = ["credentials", "people", "providers"]
+__all__ = [
+    "accounts",
+    "audit",
+    "credentials",
+    "holds",
+    "payouts",
+    "people",
+    "providers",
+    "terms",
+    "transfers",
+]

@@ -11,18 +11,18 @@ from unfold.decorators import action, display
 
 from clients import devices, keys
 from clients.admin import reasons
+from clients.admin.limits import Limited
 from clients.models import ApiKey, Token
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ModelAdmin):
+class ApiKeyAdmin(Limited, ModelAdmin):
     form = reasons.WithReason
     list_display = (
         "name",
         "prefix",
         "client",
         "state",
-        "requests_per_minute",
         "created_at",
         "last_used_at",
         "expires_at",
@@ -35,7 +35,7 @@ class ApiKeyAdmin(ModelAdmin):
         "name",
         "prefix",
         "allowed_models",
-        "requests_per_minute",
+        "limits",
         "created_at",
         "expires_at",
         "last_used_at",
@@ -46,6 +46,7 @@ class ApiKeyAdmin(ModelAdmin):
     readonly_fields = fields[:-1]
     actions = ("cut_off",)
     actions_submit_line = ("cut_off_one",)
+    actions_detail = ("change_limits",)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         # A key that an operator has seen is not its owner's alone.

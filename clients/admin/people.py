@@ -10,11 +10,15 @@ from django.contrib.auth.models import Group
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from clients import accounts, devices
+from clients import accounts, devices, ledger
+from clients.admin.grants import GivesCredit
+from clients.admin.limits import Limited
+from clients.admin.rows import link, shown
 from clients.models import Client, ProviderStatus
 from marketplace.errors import MarketplaceError
 
@@ -32,10 +36,11 @@ PROVIDER_FIELDS = (
     "provider_decided_by",
 )
 HISTORY_FIELDS = ("last_login", "ip", "google_subject", "date_joined", "closed_at")
+MONEY_FIELDS = ("money_accounts", "limits")
 
 
 @admin.register(Client)
-class ClientAdmin(UserAdmin, ModelAdmin):
+class ClientAdmin(GivesCredit, Limited, UserAdmin, ModelAdmin):
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -51,13 +56,20 @@ class ClientAdmin(UserAdmin, ModelAdmin):
     list_filter = ("is_active", "is_staff", "provider_status", "date_joined")
     search_fields = ("username", "email", "phone_no", "=ip")
     ordering = ("-date_joined",)
-    readonly_fields = ("email_confirmed_at", "profile_image_url", *PROVIDER_FIELDS, *HISTORY_FIELDS)
+    readonly_fields = (
+        "email_confirmed_at",
+        "profile_image_url",
+        *PROVIDER_FIELDS,
+        *HISTORY_FIELDS,
+        *MONEY_FIELDS,
+    )
     fieldsets = (
         (None, {"fields": ("username", "email", "email_confirmed_at", "password")}),
         (
             "Person",
             {"fields": ("first_name", "last_name", "phone_no", "profile_image_url", "terms_accepted")},
         ),
+        ("Money", {"fields": MONEY_FIELDS}),
         ("Provider", {"fields": PROVIDER_FIELDS}),
         ("Access", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         ("History", {"fields": HISTORY_FIELDS}),
@@ -72,6 +84,7 @@ class ClientAdmin(UserAdmin, ModelAdmin):
         ),
     )
     actions = ("log_out_everywhere", "close")
+    actions_detail = ("give_credit", "change_limits")
 
     @display(description="role", label={"admin": "info", "gpu_provider": "success"})
     def shown_role(self, client: Client) -> str:
@@ -80,6 +93,20 @@ class ClientAdmin(UserAdmin, ModelAdmin):
     @display(description="provider", ordering="provider_status", label=STATUS_COLOURS)
     def shown_provider(self, client: Client) -> str:
         return str(ProviderStatus(client.provider_status).label)
+
+    @display(description="accounts")
+    def money_accounts(self, client: Client) -> str:
+        owned = list(client.accounts.all())
+        found = ledger.balances(owned)
+        lines = [
+            (
+                link("clients_account", each.pk, f"{each.name} {each.kind}"),
+                shown(found[each.pk][0]),
+                shown(found[each.pk][1]),
+            )
+            for each in owned
+        ]
+        return format_html_join("", '<span class="block">{}: {}, {} of it held</span>', lines) or "none"
 
     @action(description="Log out on all devices", permissions=["change"])
     def log_out_everywhere(self, request: HttpRequest, queryset: QuerySet[Client]) -> None:

@@ -1,5 +1,6 @@
 """Asking an operator why, before something is taken from somebody who will read it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -29,17 +30,38 @@ class WithReason(forms.ModelForm):
 
 
 def ask(
-    request: HttpRequest, model_admin: ModelAdmin, queryset: QuerySet[Any], *, title: str
+    request: HttpRequest,
+    model_admin: ModelAdmin,
+    queryset: QuerySet[Any],
+    *,
+    title: str,
+    note: str = "",
+    seen_by: str = "The person reads it.",
 ) -> str | HttpResponse:
     """The reason that the operator typed for these rows, or the page that asks for it."""
     typed = "reason" in request.POST
     form = ReasonForm(request.POST if typed else None)
+    form.fields["reason"].help_text = seen_by
     if typed and form.is_valid():
         return str(form.cleaned_data["reason"])
+    return fill(request, model_admin, form, title=title, note=note, objects=queryset)
+
+
+def fill(
+    request: HttpRequest,
+    model_admin: ModelAdmin,
+    form: forms.Form,
+    *,
+    title: str,
+    note: str = "",
+    objects: Iterable[Any] = (),
+) -> HttpResponse:
+    """The page with a form that an operator fills in before something is done; it is sent to where it came from."""
     context = model_admin.admin_site.each_context(request) | {
         "title": title,
         "form": form,
-        "objects": queryset,
+        "note": note,
+        "objects": objects,
         "opts": model_admin.model._meta,
         "action": request.POST.get("action", ""),
         "action_checkbox_name": ACTION_CHECKBOX_NAME,

@@ -13,20 +13,18 @@ from rest_framework.response import Response
 from clients import keys
 from clients.api.accounts import PublicView
 from clients.api.documentation import errors
+from clients.api.limits import LIMIT_FIELDS, LimitsSerializer, changes
 from clients.authentication import IsLoggedIn, caller
 from clients.models import ApiKey
 
 
-class KeySerializer(serializers.ModelSerializer[ApiKey]):
+class KeySerializer(LimitsSerializer, serializers.ModelSerializer[ApiKey]):
     name = serializers.CharField(max_length=100)
     allowed_models = serializers.ListField(
         child=serializers.CharField(max_length=255),
         max_length=200,
         required=False,
         help_text="Model ids that this key may use; empty means all.",
-    )
-    requests_per_minute = serializers.IntegerField(
-        min_value=1, max_value=1_000_000, required=False, allow_null=True, help_text="null means no limit."
     )
     revoked_reason = serializers.CharField(
         read_only=True, allow_blank=True, help_text="Why an operator cut the key off."
@@ -40,7 +38,7 @@ class KeySerializer(serializers.ModelSerializer[ApiKey]):
             "name",
             "prefix",
             "allowed_models",
-            "requests_per_minute",
+            *LIMIT_FIELDS,
             "created_at",
             "expires_at",
             "last_used_at",
@@ -95,7 +93,7 @@ class Keys(OwnKeys):
         """Make an API key. The key and its secret are in this answer, and nowhere else ever."""
         form = KeySerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        made = keys.create(caller(request), **form.validated_data)
+        made = keys.create(caller(request), **changes(form.validated_data))
         body = {"key": made.key, "secret": made.secret} | KeySerializer(made.row).data
         return Response(body, status=201)
 
@@ -121,7 +119,7 @@ class Key(OwnKeys):
         key = self.get_object()
         form = KeySerializer(key, data=request.data, partial=True)
         form.is_valid(raise_exception=True)
-        return Response(KeySerializer(keys.update(key, changes=form.validated_data)).data)
+        return Response(KeySerializer(keys.update(key, changes=changes(form.validated_data))).data)
 
     @swagger_auto_schema(
         operation_id="client_api-keys_delete",

@@ -3,6 +3,7 @@
 import django.core.validators
 import django.db.models.deletion
 import django.db.models.functions.datetime
+import clients.models.ledger
 import marketplace.money
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Migration(migrations.Migration):
                 ('month_used', marketplace.money.MoneyField(default=0, editable=False)),
                 ('total_used', marketplace.money.MoneyField(default=0, editable=False)),
                 ('api_key', models.OneToOneField(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='allowance', to='clients.apikey')),
-                ('client', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='allowances', to=settings.AUTH_USER_MODEL)),
+                ('client', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='allowances', to=settings.AUTH_USER_MODEL)),
             ],
             options={
                 'ordering': ['id'],
@@ -79,7 +80,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Hold',
             fields=[
-                ('reference', models.CharField(db_collation='C', max_length=150, primary_key=True, serialize=False)),
+                ('reference', clients.models.ledger.ReferenceField(db_collation='C', max_length=150, primary_key=True, serialize=False)),
                 ('api_key_id', models.BigIntegerField(blank=True, null=True)),
                 ('amount', marketplace.money.MoneyField()),
                 ('captured', marketplace.money.MoneyField(db_default=0, default=0)),
@@ -170,7 +171,7 @@ class Migration(migrations.Migration):
             name='Transfer',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('reference', models.CharField(db_collation='C', max_length=150, unique=True)),
+                ('reference', clients.models.ledger.ReferenceField(db_collation='C', max_length=150, unique=True)),
                 ('kind', models.CharField(choices=[('inference', 'inference'), ('allocation', 'allocation'), ('training', 'fine-tuning'), ('transfer', 'transfer'), ('grant', 'granted credit'), ('reversal', 'reversal'), ('deposit', 'deposit'), ('payout', 'payout'), ('withdrawal', 'withdrawal')], max_length=10)),
                 ('amount', marketplace.money.MoneyField()),
                 ('fee', marketplace.money.MoneyField(db_default=0, default=0)),
@@ -262,4 +263,15 @@ class Migration(migrations.Migration):
             constraint=models.CheckConstraint(condition=models.Q(('source', models.F('destination')), _negated=True), name='transfer_moves'),
         ),
         migrations.RunSQL(Path(__file__).with_name("0002_ledger.sql").read_text(), migrations.RunSQL.noop),
+        # Nothing has been spent yet, so that all counters begin with 0.
+        migrations.RunSQL(
+            """
+            INSERT INTO clients_allowance (client_id, api_key_id, requests_per_minute,
+                minute_requests, minute_tokens, running, day_used, month_used, total_used)
+            SELECT client_id, id, requests_per_minute, 0, 0, 0, 0, 0, 0 FROM clients_apikey
+            WHERE requests_per_minute IS NOT NULL
+            """,
+            migrations.RunSQL.noop,
+        ),
+        migrations.RemoveField(model_name='apikey', name='requests_per_minute'),
     ]

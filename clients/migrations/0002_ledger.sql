@@ -158,6 +158,7 @@ DECLARE
     made_by bigint[] := '{}';
     made_amount numeric[] := '{}';
     made_tokens bigint[] := '{}';
+    made_at timestamptz[] := '{}';
 BEGIN
     PERFORM ledger_account(missing.client_id, missing.kind) FROM (
         SELECT DISTINCT said.client_id, coalesce(said.account, 'spendable') AS kind
@@ -165,6 +166,7 @@ BEGIN
         WHERE NOT EXISTS (
             SELECT 1 FROM clients_account a
             WHERE a.client_id = said.client_id AND a.kind = coalesce(said.account, 'spendable'))
+        ORDER BY 1, 2
     ) AS missing;
     FOR wanted IN
         SELECT said.reference, said.api_key_id, coalesce(said.amount, 0) AS amount, coalesce(said.tokens, 0) AS tokens,
@@ -260,6 +262,8 @@ BEGIN
             made_by := made_by || wanted.api_key_id;
             made_amount := made_amount || wanted.amount;
             made_tokens := made_tokens || wanted.tokens;
+            -- The moment that the limits were counted at: it says later in which windows.
+            made_at := made_at || moment;
         ELSE
             UPDATE clients_hold h SET amount = h.amount + more, tokens = h.tokens + more_tokens
             WHERE h.reference = wanted.reference;
@@ -276,9 +280,9 @@ BEGIN
     IF own.id IS NOT NULL THEN PERFORM allowance_write(own); END IF;
     IF keyed.id IS NOT NULL THEN PERFORM allowance_write(keyed); END IF;
     INSERT INTO clients_hold (reference, account_id, api_key_id, amount, captured, tokens, created_at, outcome)
-    SELECT ref, owner, by_key, reserved, 0, reserved_tokens, moment, ''
-    FROM unnest(made, made_for, made_by, made_amount, made_tokens)
-        AS each (ref, owner, by_key, reserved, reserved_tokens);
+    SELECT ref, owner, by_key, reserved, 0, reserved_tokens, began, ''
+    FROM unnest(made, made_for, made_by, made_amount, made_tokens, made_at)
+        AS each (ref, owner, by_key, reserved, reserved_tokens, began);
 END $$;
 
 -- End holds: take what the work did cost, give it to whom it is due, and free the rest.
@@ -337,7 +341,7 @@ BEGIN
             SELECT p.id, e.stripe, e.captured - e.fee AS amount
             FROM ended e
             JOIN payee p ON p.payee_kind = e.payee_kind AND p.payee_client IS NOT DISTINCT FROM e.payee_client
-            UNION ALL SELECT fees, e.stripe, e.fee FROM ended e
+            UNION ALL SELECT fees, e.stripe, e.fee FROM ended e WHERE e.captured > 0
         ) AS due
         WHERE due.amount > 0
         GROUP BY due.id, due.stripe ORDER BY due.id, due.stripe
@@ -374,9 +378,10 @@ END $$;
 CREATE FUNCTION ledger_note_limits() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     owner bigint := coalesce(NEW.client_id, OLD.client_id);
+    spendable bigint := ledger_account(owner, 'spendable');
 BEGIN
     UPDATE clients_account SET limited = EXISTS (SELECT 1 FROM clients_allowance l WHERE l.client_id = owner)
-    WHERE id = ledger_account(owner, 'spendable');
+    WHERE id = spendable;
     RETURN NULL;
 END $$;
 

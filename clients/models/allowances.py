@@ -15,9 +15,7 @@ class Allowance(models.Model):
     used includes what is held for requests that still run.
     """
 
-    client = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.CASCADE, related_name="allowances", db_index=False
-    )
+    client = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="allowances")
     api_key = models.OneToOneField(
         "clients.ApiKey", models.CASCADE, null=True, blank=True, related_name="allowance"
     )

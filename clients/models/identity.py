@@ -99,9 +99,6 @@ class ApiKey(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     secret_digest = models.CharField(max_length=64, editable=False)
     allowed_models = models.JSONField(default=list, blank=True, help_text="Model ids; empty means all.")
-    requests_per_minute = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Empty means no limit."
-    )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -10,6 +10,13 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from marketplace.money import MoneyField
+
+
+class ReferenceField(models.CharField):  # type: ignore[type-arg]
+    """A text with one index: for a column of type varchar Django adds a second one, for LIKE."""
+
+    def db_type(self, connection: Any) -> str:
+        return f"character varying({self.max_length})"
 
 
 class AccountKind(models.TextChoices):
@@ -112,7 +119,7 @@ class Transfer(models.Model):
     `amount` leaves `source`; `amount - fee` arrives at `destination`, `fee` at the platform's fees.
     """
 
-    reference = models.CharField(max_length=150, unique=True, db_collation="C")
+    reference = ReferenceField(max_length=150, unique=True, db_collation="C")
     kind = models.CharField(max_length=10, choices=TransferKind)
     source = models.ForeignKey(
         Account, models.DO_NOTHING, related_name="outgoing", db_constraint=False, db_index=False
@@ -171,7 +178,7 @@ class Hold(models.Model):
     A request's hold is deleted when it ends, since the request's own record tells how; others stay.
     """
 
-    reference = models.CharField(max_length=150, primary_key=True, db_collation="C")
+    reference = ReferenceField(max_length=150, primary_key=True, db_collation="C")
     account = models.ForeignKey(
         Account, models.DO_NOTHING, related_name="holds", db_constraint=False, db_index=False
     )

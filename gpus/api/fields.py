@@ -51,6 +51,13 @@ class HardwareSerializer(serializers.ModelSerializer[Any]):
         fields: Any = HARDWARE
 
 
+_PRICES = (
+    ("input_price", "Tokens per million prompt tokens; what is left out stays as it is."),
+    ("output_price", "Per million completion tokens."),
+    ("request_price", "Per request."),
+)
+
+
 class ModelsField(serializers.Field[list[Named], Any, Any, Any]):
     """What a node serves: names, or objects with `name` and what else is known of the model."""
 
@@ -69,6 +76,7 @@ class ModelsField(serializers.Field[list[Named], Any, Any, Any]):
                     "revision": {"type": "string", "maxLength": 100, "pattern": "^[ -~]*$"},
                     "description": {"type": "string", "maxLength": 500, "pattern": "^[ -~]*$"},
                     "min_vram_mib": {"type": "integer", "minimum": 1, "maximum": 2147483647},
+                    **{part: {"type": "string", "format": "decimal", "description": about} for part, about in _PRICES},
                 },
             },
         }

@@ -123,5 +123,5 @@ class NodeViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Node]):
         operation_description="Remove the node; its token is void at once.", responses={204: ""}
     )
     def destroy(self, request: Request, pk: int) -> Response:
-        nodes.deregister(node_id=self.get_object().pk)
+        nodes.deregister(node_id=self.get_object().pk, now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)

@@ -1,5 +1,6 @@
 """`/llm_models/register/` and `/llm_models/deregister/`: how a machine joins and leaves."""
 
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -20,6 +21,7 @@ from gpus.nodes import Joining, Registered
 from gpus.offers import ModelSpec
 from gpus.protocol import CONNECT_PATH
 from marketplace.errors import InvalidRequest
+from marketplace.money import AmountField
 
 
 class RegisterSerializer(HardwareSerializer):
@@ -47,11 +49,12 @@ class RegisterSerializer(HardwareSerializer):
     region = serializers.CharField(max_length=50, required=False, allow_blank=True)
     agent_version = serializers.CharField(max_length=50, required=False, allow_blank=True)
     engine = serializers.CharField(max_length=200, required=False, allow_blank=True)
+    hour_price = AmountField(required=False, help_text="Per GPU and hour, for allocations.")
 
     class Meta(HardwareSerializer.Meta):
         fields = (
             *("user", "model_name", *HARDWARE, "machine_id", "name", "delivery", "push_url", "region"),
-            *("agent_version", "engine", "models"),
+            *("agent_version", "engine", "hour_price", "models"),
         )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +69,9 @@ class RegisterSerializer(HardwareSerializer):
         said.pop("model_name", None)
         said.pop("user", None)
         hardware = {name: said.pop(name) for name in HARDWARE}
-        models = [model if isinstance(model, ModelSpec) else ModelSpec(model) for model in named]
+        models = [
+            replace(model, only_price=False) if isinstance(model, ModelSpec) else ModelSpec(model) for model in named
+        ]
         return Joining(hardware=hardware, models=models, **said)
 
 
@@ -156,7 +161,7 @@ class DeregisterView(APIView):
     )
     def delete(self, request: Request) -> Response:
         node = nodes.by_token(_node_token(request))
-        nodes.deregister(node_id=node.pk)
+        nodes.deregister(node_id=node.pk, now=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 

@@ -14,7 +14,7 @@ from clients.identities import Identities
 from gpus.gateway import Gateway
 from gpus.placement import Policy
 from gpus.prices import ANY_PRICE, Ceiling
-from inference import pricing
+from inference import dry_run, pricing
 from inference.api.idempotency import once
 from inference.models import Kind, Status
 from inference.relay import Relay
@@ -46,6 +46,13 @@ class Desk:
         client = call.scope.get("client")
         return await self.identities.of(call.header(b"authorization"), client[0] if client else None)
 
+    async def open(self, call: Call, ask: Ask) -> Run | None:
+        """Take a request in; None for a dry run, which has been answered then."""
+        if dry_run.wanted(call):
+            await call.answer(200, orjson.dumps(await dry_run.foresee(ask, self.gateway.directory)))
+            return None
+        return await self.relay.open(ask)
+
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
@@ -61,7 +68,9 @@ async def answer(call: Call, desk: Desk, kind: Kind) -> None:
     body, said = await call.json_object()
     ask = _ask(call, principal, kind, body, said)
     desk.shelf.check(ask.model, kind, principal)
-    run = await desk.relay.open(ask)
+    run = await desk.open(call, ask)
+    if run is None:
+        return
     watching = call.watch(lambda: run.interrupt("consumer_left", "The consumer closed the connection."))
     try:
         await desk.relay.begin(run)

@@ -10,15 +10,17 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from clients.api.idempotency import KEY_PARAMETER
 from inference.api.inferences import InferenceRequestSerializer, InferenceSerializer, InferenceViewSet
 
 # Besides what every endpoint with a body can answer.
 _FROM_NODES = {
-    402: "The account cannot pay for this.",
+    402: "The account holds less than this can cost; the details say how much.",
     403: "The credential may not do this, or not with this model.",
     404: "There is no such model, or you may not use it; the message names similar ones.",
-    409: "A request that this one depends on is not finished.",
-    429: "Too many requests, or the queue for this model is full. `Retry-After` says when to try again.",
+    409: "The `Idempotency-Key` is another request's (`x-should-retry: false`), or that of one which is not finished.",
+    429: "A limit of requests or tokens, or a budget, of the account or the API key; the details have the numbers. "
+    "`Retry-After` says when to try again; `x-should-retry: false` that waiting does not help soon.",
     502: "Every node that was tried failed; the message says how.",
     503: "No node can serve this now; the message says why. `Retry-After` says when to try again.",
     504: "The answer was not complete by the deadline.",
@@ -33,6 +35,33 @@ _POLICY = [
         openapi.IN_HEADER,
         "Seconds within which the whole answer is wanted.",
         type=openapi.TYPE_NUMBER,
+    ),
+    openapi.Parameter(
+        "X-Max-Price",
+        openapi.IN_HEADER,
+        "Only nodes that ask at most this per million tokens, such as `2.5`; or each part by itself: "
+        "`prompt=1, completion=2.5, request=0.01`.",
+        type=openapi.TYPE_STRING,
+    ),
+    openapi.Parameter(
+        "X-Max-Cost",
+        openapi.IN_HEADER,
+        "Refuse the request if it can cost more than this.",
+        type=openapi.TYPE_STRING,
+    ),
+    openapi.Parameter(
+        "X-Allocation",
+        openapi.IN_HEADER,
+        "Only the nodes of this allocation of yours (`POST /compute/allocate`); tokens cost nothing there.",
+        type=openapi.TYPE_STRING,
+    ),
+    KEY_PARAMETER,
+    openapi.Parameter(
+        "X-Dry-Run",
+        openapi.IN_HEADER,
+        "Only say what the request would cost, how long it would wait and which node would get it, as a JSON object "
+        'with status 200: {"object": "dry_run", …}. Nothing is sent, held or charged. `?dry_run=1` does the same.',
+        type=openapi.TYPE_BOOLEAN,
     ),
 ]
 _STREAMED = "With `stream: true` the answer is server-sent events, ended by `data: [DONE]`."

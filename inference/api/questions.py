@@ -30,6 +30,8 @@ from marketplace.http import Call
 async def ask(call: Call, desk: Desk) -> None:
     """`POST /inference/`: the answer, whole, as the stored record."""
     run = await _question(call, desk, stream=False)
+    if run is None:
+        return
     await _begun(call, desk, run)
     if not call.started:
         claim = run.ask.claim
@@ -46,6 +48,8 @@ async def ask(call: Call, desk: Desk) -> None:
 async def stream(call: Call, desk: Desk) -> None:
     """`POST /inference/stream/`: the answer as it is made, as events {"token"}, then {"done", "id", "answer_text"}."""
     run = await _question(call, desk, stream=True)
+    if run is None:
+        return
     await _begun(call, desk, run)
     if call.started:
         return
@@ -74,7 +78,7 @@ def _broken(record: Record, message: str, code: str) -> bytes:
     return _event({"error": message, "code": code, "id": record.id})
 
 
-async def _question(call: Call, desk: Desk, *, stream: bool) -> Run:
+async def _question(call: Call, desk: Desk, *, stream: bool) -> Run | None:
     principal = await desk.principal(call)
     _, said = await call.json_object()
     question = InferenceRequestSerializer(data=said)
@@ -90,7 +94,8 @@ async def _question(call: Call, desk: Desk, *, stream: bool) -> Run:
     body = _text_request(kind, model, text)
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return await desk.relay.open(
+    return await desk.open(
+        call,
         Ask(
             principal,
             face=call.path,
@@ -101,7 +106,7 @@ async def _question(call: Call, desk: Desk, *, stream: bool) -> Run:
             question_text=text,
             keep_text=True,
             **terms_of(call, principal, kind),
-        )
+        ),
     )
 
 
@@ -163,7 +168,9 @@ async def infer(call: Call, desk: Desk, model: str) -> None:
     _, said = await call.json_object()
     kind, body = _any_request(desk, model_name(model, "model_id"), said)
     desk.shelf.check(model, kind, principal)
-    run = await desk.relay.open(_plain_ask(call, principal, kind, model, body))
+    run = await desk.open(call, _plain_ask(call, principal, kind, model, body))
+    if run is None:
+        return
     await _begun(call, desk, run)
     if call.started:
         return

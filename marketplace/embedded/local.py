@@ -21,6 +21,7 @@ DEMO_SETTINGS = {
     "OPEN_PROVIDER_REGISTRATION": "true",
     "ALLOW_PRIVATE_NODE_URLS": "true",
     "LOG_LEVEL": "WARNING",
+    "STARTING_CREDIT": "100",
     "PYTHONUNBUFFERED": "1",
 }
 WEB_WITHIN_S, WORKER_WITHIN_S, AGENT_WITHIN_S = 60, 60, 600
@@ -160,7 +161,7 @@ def _web_processes() -> int:
 def _fingerprint() -> str:
     """Changes when the database may need migrations."""
     seen = hashlib.sha256()
-    for file in sorted(PROJECT.glob("*/migrations/*.py")):
+    for file in sorted([*PROJECT.glob("*/migrations/*.py"), *PROJECT.glob("*/migrations/*.sql")]):
         seen.update(str(file.relative_to(PROJECT)).encode() + file.read_bytes())
     seen.update((PROJECT / "constraints.txt").read_bytes())  # other apps' migrations come with their versions
     return seen.hexdigest()

@@ -22,9 +22,10 @@ from django.core.management import call_command
 from django.db import OperationalError
 from django.utils import timezone
 
-from clients import accounts, keys, providers
+from clients import accounts, keys, ledger, providers, terms
 from clients.credentials import identify
 from clients.models import Client
+from marketplace import money
 from marketplace.embedded.home import write_private
 from marketplace.errors import Unauthenticated
 
@@ -43,6 +44,7 @@ def prepare(file: Path, *, now: datetime) -> None:
         if name != "operator":
             account |= _key(person, known.get(name, {}), now=now)
     _approve_provider(now=now)
+    _open_for_business()
     if found != known:
         write_private(file, json.dumps(found, indent=1) + "\n")
 
@@ -76,6 +78,27 @@ def _approve_provider(*, now: datetime) -> None:
         providers.approve(
             providers.ask(person, now=now), by=Client.objects.get(email="operator@localhost"), now=now
         )
+
+
+def _open_for_business() -> None:
+    """A fee, what a node costs whose owner says nothing else, and credit for the consumer; once."""
+    operator = Client.objects.get(email="operator@localhost")
+    if terms.current().pk is None:
+        terms.change(
+            by=operator,
+            reason="The first terms of a local marketplace.",
+            fee_bps=500,
+            default_input_price=money.TOKEN,
+            default_output_price=3 * money.TOKEN,
+            default_hour_price=2 * money.TOKEN,
+        )
+    ledger.grant(
+        client_id=Client.objects.get(email="consumer@localhost").pk,
+        amount=100 * money.TOKEN,
+        reference="grant:local:consumer",
+        reason="To try the local marketplace with.",
+        by_id=operator.pk,
+    )
 
 
 if __name__ == "__main__":

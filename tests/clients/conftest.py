@@ -4,11 +4,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
 from django.conf import settings
+from django.db.models import F, Sum
 from rest_framework.test import APIClient
+
+from clients import ledger
+from clients.models import Account, AccountKind, Hold, Stripe, TransferKind
+from marketplace.money import TOKEN
 
 PASSWORD = "correct horse battery"
 # What fuzzers put where a string is expected.
@@ -30,6 +36,33 @@ ODD_VALUES = [
     "💥",
     "‮",
 ]
+
+
+@pytest.fixture
+def fund() -> Callable[..., None]:
+    """`fund(alice, 10)` gives alice 10 tokens to spend; `fund(bob, 5, kind="earned")` lets bob have earned 5."""
+
+    def give(person: Any, tokens: int, kind: str = "spendable") -> None:
+        ledger.transfer(
+            source=ledger.account(None, AccountKind.OUTSIDE),
+            destination=ledger.account(person.pk, AccountKind(kind)),
+            amount=tokens * TOKEN,
+            reference=f"deposit:{uuid4()}",
+            kind=TransferKind.DEPOSIT,
+        )
+
+    return give
+
+
+@pytest.fixture
+def books(db: None) -> Iterator[None]:
+    """After the test the books balance: all accounts add up to zero, and so many are held as holds say."""
+    yield
+    everything = Account.objects.aggregate(total=Sum("balance"), held=Sum("held"))
+    striped = Stripe.objects.aggregate(total=Sum("balance"))["total"] or 0
+    assert (everything["total"] or 0) + striped == 0
+    still = Hold.objects.filter(ended_at=None).aggregate(total=Sum(F("amount") - F("captured")))["total"]
+    assert (everything["held"] or 0) == (still or 0)
 
 
 @pytest.fixture

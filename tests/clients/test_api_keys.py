@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from clients import keys
-from clients.models import ApiKey
+from clients.models import Allowance, ApiKey
 from tests.clients.conftest import ODD_VALUES
 
 PATH = "/client/api-keys/"
@@ -41,7 +41,65 @@ def test_a_key_is_renamed_and_limited_and_everybody_is_told(api, alice, announce
         reply = api(alice).patch(f"{PATH}{key.pk}/", {"name": "new", "requests_per_minute": 9})
     assert reply.status_code == 200
     key.refresh_from_db()
-    assert (key.name, key.requests_per_minute, key.allowed_models) == ("new", 9, [])
+    assert (key.name, key.allowance.requests_per_minute, key.allowed_models) == ("new", 9, [])
+    assert reply.json()["requests_per_minute"] == 9
+
+
+LIMITS = {
+    "max_input_price": "0.5",
+    "max_output_price": "1.5",
+    "max_request_price": "0",
+    "budget_day": "10",
+    "budget_month": "100.000000000000000001",
+    "budget_total": "1000",
+    "requests_per_minute": 60,
+    "tokens_per_minute": 100_000,
+    "concurrency": 4,
+}
+
+
+def test_every_limit_is_taken_and_answered(api, alice):
+    made = api(alice).post(PATH, {"name": "k", **LIMITS}).json()
+    key = api(alice).get(f"{PATH}{made['id']}/").json()
+    for body in (made, key, api(alice).get(PATH).json()[0]):
+        assert {name: body[name] for name in LIMITS} == LIMITS
+        assert body["used"] == {"day": "0", "month": "0", "total": "0"}
+
+
+def test_a_key_without_limits_has_none_and_counts_nothing(api, alice):
+    body = api(alice).post(PATH, {"name": "k"}).json()
+    assert {body[name] for name in LIMITS} == {None}
+    assert body["used"] is None
+    assert not Allowance.objects.exists()
+
+
+def test_a_limit_is_taken_away_by_null_and_others_stay(api, alice):
+    made = api(alice).post(PATH, {"name": "k", **LIMITS}).json()
+    body = api(alice).patch(f"{PATH}{made['id']}/", {"budget_day": None}).json()
+    assert {name: body[name] for name in LIMITS} == LIMITS | {"budget_day": None}
+
+
+def test_what_is_used_cannot_be_written(api, alice):
+    made = api(alice).post(PATH, {"name": "k", "budget_day": "1", "used": {"day": "-5"}}).json()
+    assert made["used"]["day"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("budget_day", "-1"),
+        ("budget_day", "0.0000000000000000001"),
+        ("budget_total", "much"),
+        ("max_input_price", True),
+        ("concurrency", 0),
+        ("tokens_per_minute", 2**31),
+        ("requests_per_minute", -1),
+    ],
+)
+def test_an_impossible_limit_is_refused_by_name(api, alice, name, value):
+    reply = api(alice).post(PATH, {"name": "k", name: value})
+    assert (reply.status_code, list(reply.json())) == (400, [name])
+    assert not ApiKey.objects.exists()
 
 
 def test_what_is_not_the_callers_to_change_stays(api, alice):
@@ -108,7 +166,7 @@ def test_there_is_an_end_to_how_many(api, alice, monkeypatch):
     assert api(alice).post(PATH, {"name": "k"}).status_code == 201
 
 
-@pytest.mark.parametrize("field", ["name", "allowed_models", "requests_per_minute", "expires_at"])
+@pytest.mark.parametrize("field", ["name", "allowed_models", "expires_at", "used", *LIMITS])
 @pytest.mark.parametrize(
     "value",
     [*ODD_VALUES, [None], [["x"]], "2020-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"],

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from clients import credentials, devices, keys, lockout
+from clients import allowances, credentials, devices, keys, lockout
 from clients.credentials import identify
 from clients.models import ApiKey, Token
 
@@ -43,15 +43,34 @@ def test_an_api_key_brings_its_limits(alice):
     made = keys.create(alice, name="k", allowed_models=["tiny"], requests_per_minute=7)
     found = identify(f"Bearer {made.key}", now=NOW)
     assert (found.client_id, found.via, found.api_key_id) == (alice.pk, "api_key", made.row.pk)
-    assert (found.allowed_models, found.requests_per_minute) == (("tiny",), 7)
+    assert (found.allowed_models, found.limited) == (("tiny",), True)
+    assert (found.ceiling_input, found.ceiling_output, found.ceiling_request) == (None, None, None)
+
+
+def test_of_two_maximum_prices_the_lower_holds(alice):
+    made = keys.create(alice, name="k", max_input_price=5, max_output_price=6)
+    allowances.change(
+        client_id=alice.pk, limits={"max_input_price": 9, "max_output_price": 0, "max_request_price": 7}
+    )
+    found = identify(f"Bearer {made.key}", now=NOW)
+    assert (found.ceiling_input, found.ceiling_output, found.ceiling_request) == (5, 0, 7)
+    own = identify(f"Token {device(alice)}", now=NOW)
+    assert (own.ceiling_input, own.ceiling_output, own.ceiling_request) == (9, 0, 7)
+
+
+def test_limits_of_one_key_are_not_anothers(alice, bob):
+    keys.create(alice, name="limited", max_input_price=5)
+    other = identify(f"Bearer {keys.create(alice, name='other').key}", now=NOW)
+    assert (other.limited, other.ceiling_input) == (True, None)
+    assert identify(f"Token {device(bob)}", now=NOW).limited is False
 
 
 def test_an_access_token_has_the_limits_of_its_key(alice):
-    made = keys.create(alice, name="k", allowed_models=["tiny"], requests_per_minute=7)
+    made = keys.create(alice, name="k", allowed_models=["tiny"], max_input_price=7)
     token = keys.exchange(key=made.key, secret=made.secret, now=NOW)
     found = identify(f"Bearer {token}", now=NOW)
     assert (found.via, found.api_key_id, found.allowed_models) == ("access", made.row.pk, ("tiny",))
-    assert found.requests_per_minute == 7
+    assert found.ceiling_input == 7
 
 
 @pytest.mark.parametrize("name", ["alice@example.com", "ALICE@example.com", "alice"])
@@ -149,7 +168,7 @@ def test_last_use_is_written_once_a_minute(alice, django_assert_num_queries):
     made = keys.create(alice, name="k")
     identify(f"Bearer {made.key}", now=NOW)
     assert ApiKey.objects.get().last_used_at == NOW
-    with django_assert_num_queries(1):
+    with django_assert_num_queries(2):  # the key and its owner; whether they have limits
         identify(f"Bearer {made.key}", now=NOW + timedelta(seconds=59))
     assert ApiKey.objects.get().last_used_at == NOW
     identify(f"Bearer {made.key}", now=NOW + timedelta(seconds=60))

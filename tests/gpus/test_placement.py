@@ -24,7 +24,8 @@ def add(
     for name, value in fields.items():
         setattr(node, name, value)
     offer = LiveOffer(node, pool.model, frozenset({"chat"}), concurrency)
-    node.offers[pool.model] = pool.offers[number] = offer
+    node.offers[pool.model] = offer
+    pool.add(offer)
     pool.refresh(offer)
     return offer
 

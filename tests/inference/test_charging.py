@@ -15,7 +15,7 @@ from clients.models import Account, AccountKind, Allowance, Client, Hold, Transf
 from gpus.models import Node, Offer, Price
 from inference.models import Inference
 from marketplace import money
-from tests.engine import Engine, answer
+from tests.engine import Engine, answer, chunk, stream, usage
 from tests.served import Server, last_record
 
 
@@ -226,4 +226,90 @@ def test_a_retry_on_a_dearer_node_holds_more(
     assert cheap.status_code == 502
     assert reply.status_code == 200
     assert last_record("completed").charged > 3 * money.TOKEN
+    assert books_balance()
+
+
+async def endless(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return await stream(request, [chunk("word ")] * 1000, pause_s=0.01)
+
+
+async def breaking(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    response = await stream(request, [chunk("word ")] * 5, end=False)
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+def test_who_leaves_a_stream_pays_for_what_was_delivered(
+    http: httpx.Client, priced: Callable[..., Node], engine: Engine, rich: None, alice: Client
+) -> None:
+    priced()
+    engine.behaviour = endless
+
+    with http.stream(
+        "POST", "/v1/chat/completions", json=CHAT | {"stream": True, "max_tokens": 1000}
+    ) as reply:
+        read = 0
+        for part in reply.iter_raw():
+            read += part.count(b"data:")
+            if read > 20:
+                break
+
+    record = last_record("partial")
+    assert record.code == "consumer_left"
+    assert 20 <= record.completion_tokens < 1000
+    assert record.charged > money.TOKEN // 2 + record.completion_tokens * 2000 * 10**12
+    assert Transfer.objects.get(kind="inference").amount == record.charged
+    assert spendable(alice) == 100 * money.TOKEN - record.charged
+
+
+def test_a_stream_that_the_node_breaks_off_costs_only_its_tokens(
+    http: httpx.Client, priced: Callable[..., Node], engine: Engine, rich: None
+) -> None:
+    priced()
+    engine.behaviour = breaking
+
+    with http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as reply:
+        text = reply.read().decode()
+
+    record = last_record("partial")
+    assert '"code":"node_lost"' in text
+    assert record.completion_tokens == 5
+    assert 0 < record.charged < money.TOKEN // 2  # without the price per request
+    assert books_balance()
+
+
+def test_an_engine_that_reports_too_much_is_paid_at_most_what_was_held(
+    http: httpx.Client, priced: Callable[..., Node], engine: Engine, rich: None
+) -> None:
+    async def boasting(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": usage(1_000_000, 1_000_000)})
+
+    priced(request="0")
+    engine.behaviour = boasting
+
+    assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+
+    record = last_record("completed")
+    assert record.completion_tokens == 1_000_000
+    assert record.charged <= 200 * 1000 * 10**12 + 50 * 2000 * 10**12
+
+
+def test_every_face_is_charged(
+    http: httpx.Client, priced: Callable[..., Node], rich: None, alice: Client
+) -> None:
+    priced()
+    question = {"client": alice.pk, "desired_model": "llama", "question_text": "Hi"}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/completions", {"model": "llama", "prompt": "Hi", "max_tokens": 9}),
+        ("/inference/", question),
+        ("/inference/stream/", question),
+        ("/ai/models/llama/inference", {"input": "Hi"}),
+    ]
+
+    statuses = [http.post(path, json=body).status_code for path, body in calls]
+
+    assert statuses == [200, 201, 201, 200]
+    assert Transfer.objects.filter(kind="inference").count() == len(calls)
     assert books_balance()

@@ -1,0 +1,81 @@
+"""What the pages about money have in common."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin import ModelAdmin
+from django.contrib.admin.utils import quote
+from django.db.models import Model
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from unfold.decorators import display
+
+from clients import books
+from clients.models import Account, Client
+from marketplace import money
+from marketplace.errors import MarketplaceError
+
+
+class ReadOnly:
+    """Rows that the marketplace alone writes."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+def amount(name: str, description: str = "", *, ordering: bool = False) -> Callable[[Any], str]:
+    """A column, or a field that is read, with an amount of money in tokens."""
+
+    @display(description=description or name.replace("_", " "), ordering=name if ordering else None)
+    def column(row: Any) -> str:
+        return shown(getattr(row, name))
+
+    # The admin tells columns apart by their names.
+    column.__name__ = f"shown_{name}"
+    return column
+
+
+def shown(base_units: int | None) -> str:
+    return "-" if base_units is None else money.named(base_units)
+
+
+def link(page: str, pk: Any, text: Any) -> str:
+    """A link to a row's page in the admin, such as ("clients_account", 1, "acc_1")."""
+    address = reverse(f"admin:{page}_change", args=[quote(pk)])
+    return format_html('<a href="{}" class="text-link">{}</a>', address, text)
+
+
+def link_to_account(account: Account) -> str:
+    return link("clients_account", account.pk, f"{account.name} {account}")
+
+
+def link_to_purpose(reference: str) -> str:
+    """A reference, as a link to what it is for where that is known."""
+    known = books.purpose_of(reference)
+    return link(known[0].page, known[1], reference) if known else reference
+
+
+def operator(request: HttpRequest) -> Client:
+    assert isinstance(request.user, Client)
+    return request.user
+
+
+def do_to_each(
+    model_admin: ModelAdmin, request: HttpRequest, rows: Iterable[Any], verb: Callable[[Any], str]
+) -> None:
+    """Do it to each, and tell the operator what became of it: `verb` gives a sentence or raises MarketplaceError."""
+    for row in rows:
+        try:
+            sentence = verb(row)
+        except MarketplaceError as error:
+            model_admin.message_user(request, f"{row}: {error.message}", messages.ERROR)
+        else:
+            model_admin.message_user(request, sentence, messages.SUCCESS)

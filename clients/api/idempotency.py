@@ -1,0 +1,88 @@
+"""`Idempotency-Key` for views: the effect and the reply to it in one transaction, and the same reply to a repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from django.db import transaction
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from drf_yasg import openapi
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from clients import idempotency
+from clients.authentication import caller
+from clients.models import StoredReply
+
+KEY_PARAMETER = openapi.Parameter(
+    idempotency.HEADER,
+    openapi.IN_HEADER,
+    "1 to 255 characters of your choice. A repeat with the same key and body is not carried out again: it gets the "
+    f"first reply, which is kept for a day, with `{idempotency.REPLAYED}: true`. With another body it is a 409.",
+    type=openapi.TYPE_STRING,
+)
+
+Handler = TypeVar("Handler", bound=Callable[..., HttpResponseBase])
+
+
+def once(handler: Handler) -> Handler:
+    """For a view's method that costs money: its request takes effect once, however often it is sent with one key.
+
+    The method must raise, or answer a status from 400, for whatever shall have no effect: all of it is undone then.
+    """
+
+    @wraps(handler)
+    def answer(self: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        key = request.headers.get(idempotency.HEADER)
+        if key is None:
+            return handler(self, request, *args, **kwargs)
+        idempotency.check_key(key)
+        with transaction.atomic():
+            claimed = idempotency.claim(
+                client_id=caller(request).pk,
+                key=key,
+                request_sha256=idempotency.fingerprint(request.method or "", request.path, _body(request)),
+                now=timezone.now(),
+            )
+            if claimed.status is not None:
+                return _again(claimed)
+            response = handler(self, request, *args, **kwargs)
+            if response.status_code >= 400:
+                transaction.set_rollback(True)
+            else:
+                assert isinstance(response, Response)
+                idempotency.store(
+                    claimed, status=response.status_code, headers=_headers(response), body=_rendered(response)
+                )
+            return response
+
+    return cast(Handler, answer)
+
+
+def _body(request: Request) -> bytes:
+    body: bytes = request._request.body
+    return body
+
+
+def _headers(response: Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name.lower() != "content-type"}
+
+
+def _rendered(response: Response) -> bytes:
+    # As REST framework does it a moment later.
+    body: bytes = b"" if response.data is None else JSONRenderer().render(response.data)
+    return body
+
+
+def _again(first: StoredReply) -> HttpResponse:
+    return HttpResponse(
+        bytes(first.body or b""),
+        status=first.status,
+        content_type="application/json",
+        headers={**first.headers, idempotency.REPLAYED: "true"},
+    )
