@@ -69,13 +69,15 @@ SETTLE = Statement(
     "ledger_settle_quickly",
     """
     WITH said AS MATERIALIZED (
-        SELECT * FROM json_to_recordset($1) AS row (
+        -- Each once: what is said twice in one batch must not be taken twice.
+        SELECT DISTINCT ON (reference) * FROM json_to_recordset($1) AS row (
             reference text, captured numeric, fee numeric, payee bigint, fees bigint, kind text, tokens bigint,
             stripe smallint)
     ), gone AS (
         DELETE FROM clients_hold h
         WHERE h.reference = ANY (ARRAY(SELECT reference FROM said)) AND h.ended_at IS NULL
-        RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.amount, h.tokens AS reserved_tokens
+        RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.amount - h.captured AS amount,
+            h.tokens AS reserved_tokens
     ), ended AS MATERIALIZED (
         SELECT h.account_id, h.api_key_id, h.created_at, h.amount, h.reserved_tokens, said.*
         FROM said JOIN gone h ON h.reference = said.reference
@@ -93,7 +95,7 @@ SETTLE = Statement(
         INSERT INTO clients_stripe (account_id, number, balance)
         SELECT id, stripe, sum(amount) FROM (
             SELECT payee AS id, stripe, captured - fee AS amount FROM ended
-            UNION ALL SELECT fees, stripe, fee FROM ended
+            UNION ALL SELECT fees, stripe, fee FROM ended WHERE captured > 0
         ) AS due
         WHERE amount > 0
         GROUP BY id, stripe ORDER BY id, stripe
@@ -407,11 +409,15 @@ def _rate_limited(details: Mapping[str, Any]) -> RateLimited:
 
 def _settle(**row: Any) -> bool:
     captured = row["captured"]
-    if captured:
-        held = Hold.objects.filter(pk=row["reference"], ended_at=None).first()
-        if held is not None and captured > held.amount - held.captured:
+    held = Hold.objects.filter(pk=row["reference"], ended_at=None).first() if captured else None
+    if held is not None:
+        # Under the lock, so that nobody takes a part of it meanwhile.
+        _lock(held.account_id)
+        held.refresh_from_db()
+        left = held.amount - held.captured
+        if held.ended_at is None and captured > left:
             raise InvalidRequest(
-                f"{money.named(captured)} is more than the {money.named(held.amount - held.captured)} that are held."
+                f"{money.named(captured)} is more than the {money.named(left)} that are held."
             )
     said = {**row, "captured": str(captured), "fee": str(row.get("fee", 0))}
     return bool(_rows("SELECT ledger_settle(%s)", [json.dumps([said])]))

@@ -5,7 +5,7 @@ from typing import Any
 from django.db import transaction
 
 from clients import audit, grants, ledger
-from clients.models import AuditEntry, Client, Transfer, TransferKind
+from clients.models import AuditEntry, Client, Transfer
 from marketplace import money
 from marketplace.errors import Conflict
 
@@ -15,9 +15,10 @@ class AlreadyReversed(Conflict):
 
 
 class PayeeHasTooLittle(Conflict):
-    """Whoever was paid no longer has it. Details: `available`, `needed`, decimal strings of tokens."""
+    """Whoever was paid by `original` no longer has it. Details: `available`, `needed`, decimal strings of tokens."""
 
     code = "payee_has_too_little"
+    original: Transfer
 
 
 @transaction.atomic
@@ -59,10 +60,6 @@ def give_credit_instead(original: Transfer, *, amount: int, by: Client, reason: 
     return given
 
 
-def may_be_reversed(transfer: Transfer) -> bool:
-    return transfer.kind != TransferKind.REVERSAL and not transfer.reversals.exists()
-
-
 def _instead(original: Transfer) -> str:
     return f"grant:instead:{original.pk}"
 
@@ -75,11 +72,13 @@ def _check_no_credit(original: Transfer) -> None:
 def _too_little(original: Transfer, error: ledger.InsufficientFunds) -> PayeeHasTooLittle:
     numbers: dict[str, Any] = dict(error.details or {})
     # The fee goes back on its own, so that what is too little may be the marketplace's.
-    return PayeeHasTooLittle(
+    found = PayeeHasTooLittle(
         f"{original.destination} no longer has what this paid: {numbers['needed']} are to go back and "
         f"{money.named(money.parse(numbers['available']))} are free. Give the payer credit instead.",
         details=numbers,
     )
+    found.original = original
+    return found
 
 
 def _details(original: Transfer) -> dict[str, str]:

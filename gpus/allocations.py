@@ -13,8 +13,8 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
-from clients import terms
-from clients.models import Terms
+from clients import audit, terms
+from clients.models import Client, Terms
 from gpus import candidates, leases, states
 from gpus.candidates import Candidate, Wanted
 from gpus.models import Allocation, Lease, Node
@@ -117,7 +117,7 @@ def _begin(
         client_id=client_id,
         api_key_id=api_key_id,
         task_type=wanted.task_type,
-        gpu_type=wanted.gpu_type,
+        gpu_type="; ".join(dict.fromkeys(name for each in chosen for name in each.gpu_names))[:255],
         gpu_count=wanted.gpu_count,
         model=wanted.model,
         dataset_id=wanted.dataset_id,
@@ -183,7 +183,9 @@ def extend(*, allocation_id: UUID, client_id: int, seconds: int, now: datetime) 
     return get(allocation_id=allocation_id, client_id=client_id)
 
 
-def release(*, allocation_id: UUID, client_id: int, now: datetime) -> Allocation:
+def release(
+    *, allocation_id: UUID, client_id: int, now: datetime, reason: str = "Its client released it."
+) -> Allocation:
     """End an allocation now: its time is paid to the second, the rest is given back. One that has ended stays so.
 
     Raises AllocationNotFound.
@@ -194,6 +196,26 @@ def release(*, allocation_id: UUID, client_id: int, now: datetime) -> Allocation
         if locked is not None:
             for lease in locked.leases:
                 until = locked.standing(lease, now).served_until
-                leases.end(lease, until, code=leases.RELEASED, reason="Its client released it.", now=now)
+                leases.end(lease, until, code=leases.RELEASED, reason=reason, now=now)
             leases.finish(locked.allocation, now=now)
     return get(allocation_id=allocation_id, client_id=client_id)
+
+
+@transaction.atomic
+def end(allocation: Allocation, *, by: Client, reason: str, now: datetime) -> Allocation:
+    """An operator ends an allocation, and says why: paid to the second, the rest is given back.
+
+    Raises AllocationEnded.
+    """
+    if allocation.ended_at is not None:
+        raise AllocationEnded("This allocation has ended already.")
+    why = f"An operator released it: {reason}"
+    ended = release(allocation_id=allocation.pk, client_id=allocation.client_id, now=now, reason=why)
+    audit.note(
+        by=by,
+        action="release_allocation",
+        subject=f"allocation {allocation.pk}",
+        reason=reason,
+        details={"client": allocation.client_id, "leases": [lease.pk for lease in ended.leases.all()]},
+    )
+    return ended

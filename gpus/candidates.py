@@ -38,18 +38,22 @@ class Candidate:
     node_id: int
     name: str
     owner_id: int
-    gpus: int
+    gpu_names: tuple[str, ...]
     hour_price: int
     price_id: int | None
+
+    @property
+    def gpus(self) -> int:
+        return len(self.gpu_names)
 
     def price_for(self, wanted: int) -> tuple[float, int, int]:
         """What it costs per GPU that is of use where so many are wanted; then the smaller, then the older one."""
         return self.hour_price / min(self.gpus, wanted), self.gpus, self.node_id
 
 
-def gpus(gpu_info: str) -> list[str]:
+def gpu_names(gpu_info: str) -> tuple[str, ...]:
     """The GPUs of a node; at least one, since what computes without has its processor."""
-    return gpu_info.split("; ")
+    return tuple(gpu_info.split("; "))
 
 
 def find(wanted: Wanted, told: Terms, *, now: datetime) -> tuple[list[Candidate], Counter[str]]:
@@ -62,10 +66,9 @@ def find(wanted: Wanted, told: Terms, *, now: datetime) -> tuple[list[Candidate]
         if objection is not None:
             reasons[objection] += 1
             continue
-        count = len(gpus(row["gpu_info"]))
-        found.append(
-            Candidate(row["id"], row["name"], row["owner_id"], count, per_gpu * count, row["hour_price_id"])
-        )
+        names = gpu_names(row["gpu_info"])
+        price = per_gpu * len(names)
+        found.append(Candidate(row["id"], row["name"], row["owner_id"], names, price, row["hour_price_id"]))
     return found, reasons
 
 
@@ -83,7 +86,7 @@ def _objection(wanted: Wanted, row: dict[str, Any], per_gpu: int, now: datetime)
     """Why a node does not do, as the end of a sentence."""
     if wanted.model and not row["holds_model"]:
         return f"not offering {wanted.model}"
-    if wanted.gpu_type and not all(is_of_type(name, wanted.gpu_type) for name in gpus(row["gpu_info"])):
+    if wanted.gpu_type and not all(is_of_type(name, wanted.gpu_type) for name in gpu_names(row["gpu_info"])):
         return f"not of type {wanted.gpu_type}"
     if wanted.region and row["region"] != wanted.region:
         return f"not in region {wanted.region}"

@@ -214,7 +214,7 @@ class Directory:
                     self._charge(offer)
 
     def pools_for(self, allocation: str, client_id: int) -> Mapping[str, Pool]:
-        """By model the pools of a client's allocation; those for everybody where it is "". Raises AllocationNotFound."""
+        """The pools of a client's allocation by model; everybody's where it is "". Raises AllocationNotFound."""
         return self._pools.of(allocation, client_id)
 
     def pool_for(self, model: str, allocation: str, client_id: int) -> Pool:
@@ -480,6 +480,6 @@ def _leases() -> dict[int, Reserved]:
         "node_id", "allocation_id", "allocation__client_id", "expires_at"
     )
     return {
-        node_id: Reserved(allocation_id, client_id, expires_at.timestamp())
+        node_id: Reserved(str(allocation_id), client_id, expires_at.timestamp())
         for node_id, allocation_id, client_id, expires_at in rows
     }

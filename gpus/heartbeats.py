@@ -25,7 +25,7 @@ from gpus.offers import ModelSpec, Named
 from gpus.placement import LiveOffer
 from gpus.prices import NOTHING
 from marketplace import background
-from marketplace.errors import InvalidRequest
+from marketplace.errors import InvalidRequest, Unavailable
 from marketplace.groupcommit import GroupCommit, Statement
 from marketplace.http import Call
 
@@ -91,23 +91,25 @@ class Heartbeats:
         heard = _heard(said)
         self._waiting[node.id] = {"node_id": node.id, "at": now, **_metrics(said)}
         self._directory.beat(node.id, now.timestamp())
-        if heard.differs_from(node):
-            await self._hear(node, heard, now)
+        if heard.differs_from(node) and not await self._hear(node, heard, now) and heard.prices:
+            # Whatever else it says it will say again, but a price perhaps only once.
+            raise Unavailable("The prices could not be written down. Call again.", retry_after=1)
         await call.answer(200, orjson.dumps(_reply(node, now)))
 
-    async def _hear(self, node: LiveNode, heard: _Heard, now: datetime) -> None:
-        """Write what is new about the node; the next heartbeat says it again if this fails."""
+    async def _hear(self, node: LiveNode, heard: _Heard, now: datetime) -> bool:
+        """Write what is new about the node; where this fails (false), the next heartbeat says it again."""
         if node.id in self._hearing:
-            return
+            return False
         self._hearing.add(node.id)
         try:
-            await asyncio.to_thread(_hear, node.id, heard, now)
+            is_written = await asyncio.to_thread(_hear, node.id, heard, now)
         finally:
             self._hearing.discard(node.id)
         await self._directory.read_again(node.id)
+        return is_written
 
 
-def _hear(node_id: int, heard: _Heard, now: datetime) -> None:
+def _hear(node_id: int, heard: _Heard, now: datetime) -> bool:
     close_old_connections()
     try:
         reports.hear(
@@ -121,8 +123,10 @@ def _hear(node_id: int, heard: _Heard, now: datetime) -> None:
         )
     except DatabaseError as error:
         logger.warning("Could not note what node %s said: %s", node_id, error)
+        return False
     finally:
         close_old_connections()
+    return True
 
 
 def _token(call: Call, said: dict[str, Any]) -> str:
@@ -194,6 +198,11 @@ class _Heard:
     maintenance: bool
     agent_version: str | None
     engine: str | None
+
+    @property
+    def prices(self) -> bool:
+        """Whether it sets a price."""
+        return any(isinstance(model, ModelSpec) and model.price != NOTHING for model in self.models or ())
 
     def differs_from(self, node: LiveNode) -> bool:
         """Whether anything of this is new."""

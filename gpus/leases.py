@@ -106,12 +106,13 @@ def attend(allocation_id: UUID, *, now: datetime) -> bool:
 def end_of_node(*, node_id: int, now: datetime) -> None:
     """End the lease of a node that leaves the marketplace. The node's row must be locked, if there is one still."""
     lease = Lease.objects.filter(node_id=node_id, ended_at=None).first()
-    locked = lease and _lock(lease.allocation_id, node_ids=[node_id])
-    for each in locked.leases if locked else ():
+    locked = _lock(lease.allocation_id, node_ids=[node_id]) if lease is not None else None
+    if locked is None:
+        return
+    for each in locked.leases:
         until = locked.standing(each, now).served_until
         end(each, until, code=REMOVED, reason="Its owner has removed it from the marketplace.", now=now)
-    if locked:
-        finish(locked.allocation, now=now)
+    finish(locked.allocation, now=now)
 
 
 def lock(allocation_id: UUID, *, skip_locked: bool = False) -> Locked | None:
@@ -147,8 +148,8 @@ def _standing(row: Mapping[str, Any] | None, lease: Lease, now: datetime) -> Sta
         since = row["state_since"] if is_noted else now
     until = max(min(since, now), lease.started_at)
     if found.state == liveness.UNREACHABLE and now - since < COMES_BACK:
-        return Standing(until, until)
-    return Standing(until, until, found.state, found.reason)
+        return Standing(until, min(until, heard_at))
+    return Standing(until, heard_at, found.state, found.reason)
 
 
 # --- Paying and ending; under `lock` ----------------------------------------------------------------------

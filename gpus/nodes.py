@@ -140,7 +140,7 @@ def by_token(token: str) -> Node:
 
 
 def deregister(*, node_id: int, now: datetime) -> None:
-    """Remove a node with its offers and events; an allocation goes on without it. What it has answered stays on record."""
+    """Remove a node with its offers and events, and end its lease. What it has answered stays on record."""
     with transaction.atomic():
         # Locked first: a sweep that writes an event at this moment comes before, and its event goes too, or not at all.
         Node.objects.select_for_update().filter(pk=node_id).first()
@@ -160,7 +160,9 @@ def set_models(*, node_id: int, models: Sequence[Named], now: datetime) -> bool:
         node = Node.objects.select_for_update(no_key=True).filter(pk=node_id).first()
         if node is None:
             return False
-        known = {offer.model: offer for offer in Offer.objects.filter(node_id=node_id).select_related("price")}
+        known = {
+            offer.model: offer for offer in Offer.objects.filter(node_id=node_id).select_related("price")
+        }
         wanted = {offer.model: offer for offer in (_wanted(node_id, model, known) for model in models)}
         asked = {model.name: model.price for model in models if isinstance(model, ModelSpec)}
         if any(price != prices.NOTHING for price in asked.values()):

@@ -176,7 +176,7 @@ class Pool:
     waiting: dict[int, deque[_Waiter]] = field(default_factory=dict)  # by consumer, served in turn
     waiters: int = 0
     usual_s: float = 1.0
-    reserved: set[int] = field(default_factory=set)
+    reserved: dict[int, LiveOffer] = field(default_factory=dict)
 
     @property
     def is_needed(self) -> bool:
@@ -202,7 +202,9 @@ class Pool:
 
     def does(self, kind: str) -> bool:
         """Whether any node offers this kind of answer."""
-        return any(kind in offer.kinds for offer in self.offers.values())
+        return any(
+            kind in offer.kinds for offer in itertools.chain(self.offers.values(), self.reserved.values())
+        )
 
     def refresh(self, offer: LiveOffer) -> None:
         """Keep `ready` right after anything about an offer has changed, and serve who waits."""

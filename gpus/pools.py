@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID
 
 from gpus.placement import LiveOffer, Pool
 from marketplace.errors import NotFound
@@ -26,7 +25,7 @@ class AllocationNotFound(NotFound):
 class Reserved(NamedTuple):
     """Whose alone a node is, and until when (seconds since the epoch)."""
 
-    allocation_id: UUID
+    allocation_id: str
     client_id: int
     expires_at: float
 
@@ -48,16 +47,13 @@ class Pools:
 
     def __init__(self) -> None:
         self.general: dict[str, Pool] = {}
-        self._reserved: dict[UUID, Reservation] = {}
+        self._reserved: dict[str, Reservation] = {}
 
     def of(self, allocation: str, client_id: int) -> Mapping[str, Pool]:
         """The pools by model that a request may use; `allocation` "" is none. Raises AllocationNotFound."""
         if not allocation:
             return self.general
-        try:
-            found = self._reserved.get(UUID(allocation))
-        except ValueError:
-            found = None
+        found = self._reserved.get(allocation.lower())
         # Between its end and the moment at which that is written, it serves nobody.
         if found is None or found.client_id != client_id or found.is_over(time.time()):
             raise AllocationNotFound
@@ -87,9 +83,9 @@ class Pools:
         node, model = offer.node, offer.model
         home = everybodys = self.general.setdefault(model, Pool(model))
         if node.reserved is None:
-            everybodys.reserved.discard(node.id)
+            everybodys.reserved.pop(node.id, None)
         else:
-            everybodys.reserved.add(node.id)
+            everybodys.reserved[node.id] = offer
             home = self._reserved[node.reserved.allocation_id].pools.setdefault(model, Pool(model))
         if offer.pool is not home:
             if offer.pool is not None:
@@ -101,6 +97,6 @@ class Pools:
         if offer.pool is not None:
             offer.pool.remove(offer)
         pool = self.general[offer.model]
-        pool.reserved.discard(offer.node.id)
+        pool.reserved.pop(offer.node.id, None)
         if not pool.is_needed:
             del self.general[offer.model]

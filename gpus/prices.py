@@ -112,8 +112,8 @@ def within(asked: Rates, now: Terms) -> Rates:
     """What requests are charged where this is asked: each part moved to the nearest limit."""
     if asked.price_id is None:
         return default_rates(now)
-    parts = (_within(part, value, now) for part, value in zip(PARTS, asked[:3], strict=True))
-    return Rates(*parts, price_id=asked.price_id)
+    charged = [_within(part, value, now) for part, value in zip(PARTS, asked[:3], strict=True)]
+    return Rates(charged[0], charged[1], charged[2], asked.price_id)
 
 
 def of(price: Price | None, now: Terms) -> Rates:

@@ -1,4 +1,4 @@
-"""Hardware records, nodes and their prices, allocations. Heartbeats and the agents' connection are the hot path's (marketplace.asgi)."""
+"""Hardware records, nodes and their prices, allocations. The hot path (marketplace.asgi) has heartbeats and agents."""
 
 from django.urls import path
 

@@ -1,9 +1,10 @@
 """What operators see of requests, and the catalogue."""
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -153,6 +154,7 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
         return rows.shown(inference.charged - inference.fee)
 
     @display(description="price")
+    @rows.once
     def asked(self, inference: Inference) -> str:
         price = inference.price
         if price is None:
@@ -163,6 +165,7 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
         )
 
     @display(description="in the ledger")
+    @rows.once
     def movement(self, inference: Inference) -> str:
         paid = refunds.charge_of(inference)
         return rows.link("clients_transfer", paid.pk, paid) if paid else "-"
@@ -186,12 +189,8 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
         if isinstance(reason, HttpResponse):
             return reason
         for inference in queryset:
-            paid = refunds.charge_of(inference)
-            if paid is None:
-                text = f"{inference}: {refunds.NothingCharged.message}"
-                self.message_user(request, text, messages.ERROR)
-            else:
-                transfers.tell_of_reversal(self, request, paid, reason)
+            verb = partial(refunds.refund, inference, by=rows.operator(request), reason=reason)
+            transfers.tell_of_reversal(self, request, inference, verb)
         return None
 
     @action(description="Refund", permissions=["refund"], url_path="refund", icon="undo")

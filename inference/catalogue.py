@@ -10,12 +10,16 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Max, Min, Q, QuerySet
+from django.db.models import Aggregate, Case, Count, Exists, F, Max, Min, OuterRef, Q, QuerySet, Value, When
+from django.db.models.functions import Greatest, Least
 
-from clients.models import ProviderStatus
-from gpus.models import NodeState, Offer
+from clients import terms
+from clients.models import ProviderStatus, Terms
+from gpus.models import Lease, NodeState, Offer
+from gpus.prices import PARTS
 from inference.models import Model
 from marketplace.errors import NotFound
+from marketplace.money import MoneyField
 
 
 class ModelNotFound(NotFound):
@@ -36,6 +40,14 @@ class ModelNotFound(NotFound):
 
 
 @dataclass(frozen=True, slots=True)
+class Pricing:
+    """What the nodes that can answer now ask for a model, in base units by part: at least, and at most."""
+
+    lowest: dict[str, int]
+    highest: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One model. `nodes` offer it, `live_nodes` of them can answer now. `owner_id` None: everybody's."""
 
@@ -53,6 +65,7 @@ class Entry:
     min_vram_mib: int | None = None
     nodes: int = 0
     live_nodes: int = 0
+    pricing: Pricing | None = None
 
     @property
     def available(self) -> bool:
@@ -107,27 +120,60 @@ def _either(names: list[str]) -> str:
 
 
 def load() -> Catalogue:
-    """Read the catalogue: rows, and offers of nodes that were admitted, in three queries."""
+    """Read the catalogue: rows, and offers of nodes that were admitted, with the terms in four queries."""
     entries = {row.name: _from_row(row) for row in Model.objects.select_related("owner")}
     kinds: dict[str, set[str]] = {}
     for name, some in _offered().values_list("model", "kinds").distinct():
         kinds.setdefault(name, set()).update(some)
-    rows: Iterable[Any] = _offered().values("model").annotate(**_AGGREGATES)
+    rows: Iterable[Any] = _offered().values("model").annotate(**_AGGREGATES, **_prices(terms.current()))
     for row in rows:
         known = entries.get(row["model"]) or Entry(name=row["model"], created_at=row["first_at"])
         entries[row["model"]] = _with_offers(known, row, kinds.get(row["model"], set()))
     return Catalogue(entries)
 
 
-_AGGREGATES = {
+# What everybody may ask now: a reserved node answers only who reserved it.
+_LIVE = Q(
+    ~Exists(Lease.objects.filter(node_id=OuterRef("node_id"), ended_at=None)), node__state=NodeState.ONLINE
+)
+_AGGREGATES: dict[str, Any] = {
     "first_at": Min("created_at"),
     "nodes": Count("node"),
-    "live_nodes": Count("node", filter=Q(node__state=NodeState.ONLINE)),
+    "live_nodes": Count("node", filter=_LIVE),
     "context_length": Max("context_length"),
     "least_vram_mib": Min("min_vram_mib"),
     "about": Max("description"),
     "newest": Max("revision"),
 }
+
+
+def _prices(now: Terms) -> dict[str, Aggregate]:
+    """The lowest and the highest price of each part as live nodes charge it, by `gpus.prices.of` in SQL."""
+    found: dict[str, Aggregate] = {}
+    for part in PARTS:
+        charged: Any = F(f"price__{part}")
+        least, most = (getattr(now, f"{end}_{part}") for end in ("min", "max"))
+        if least is not None:
+            charged = Greatest(charged, _amount(least))
+        if most is not None:
+            charged = Least(charged, _amount(most))
+        # Without a price of its own it is none of these.
+        default = _amount(getattr(now, f"default_{part}"))
+        charged = Case(When(price=None, then=default), default=charged, output_field=MoneyField())
+        found[f"lowest_{part}"] = Min(charged, filter=_LIVE)
+        found[f"highest_{part}"] = Max(charged, filter=_LIVE)
+    return found
+
+
+def _amount(amount: int) -> Value:
+    return Value(amount, output_field=MoneyField())
+
+
+def _pricing(row: dict[str, Any]) -> Pricing | None:
+    if not row["live_nodes"]:
+        return None
+    ends = ({part: row[f"{end}_{part}"] for part in PARTS} for end in ("lowest", "highest"))
+    return Pricing(*ends)
 
 
 def _offered() -> QuerySet[Offer]:
@@ -164,6 +210,7 @@ def _with_offers(entry: Entry, row: dict[str, Any], kinds: set[str]) -> Entry:
         min_vram_mib=row["least_vram_mib"],
         nodes=row["nodes"],
         live_nodes=row["live_nodes"],
+        pricing=_pricing(row),
     )
 
 

@@ -20,6 +20,7 @@ from clients.models import AccountKind
 from gpus import placement
 from gpus.directory import Directory
 from gpus.placement import LiveOffer, Outlook
+from gpus.prices import FREE, Rates
 from inference import charging, metering, pricing
 from inference.models import Kind
 from inference.pricing import Bound
@@ -58,7 +59,8 @@ async def foresee(ask: Ask, directory: Directory) -> dict[str, Any]:
         copies=ask.copies,
         context_length=offer.context_length if offer else None,
     )
-    most = 0 if offer is None else pricing.most(offer.rates, bound)
+    rates = _rates(ask, offer)
+    most = 0 if rates is None else pricing.most(rates, bound)
     if offer is not None:
         charging.check_cost(ask, most, on=offer.node.name)
     balance, refusal = await asyncio.to_thread(_rehearse, ask.principal, most, bound.total)
@@ -67,10 +69,10 @@ async def foresee(ask: Ask, directory: Directory) -> dict[str, Any]:
         "object": "dry_run",
         "model": ask.model,
         "kind": ask.kind.value,
-        "price": offer and _price(offer),
+        "price": rates and _price(rates),
         "tokens": {"prompt_at_most": bound.prompt, "completion_at_most": bound.completion},
-        "cost_at_most": offer and money.render(most),
-        "estimated_cost": offer and money.render(_estimate(ask, offer, bound)),
+        "cost_at_most": rates and money.render(most),
+        "estimated_cost": rates and money.render(_estimate(ask, rates, bound)),
         "balance": money.render(balance),
         "affordable": refusal is None,
         "estimated_wait_s": None if outlook.wait_s is None else round(outlook.wait_s, 3),
@@ -86,21 +88,28 @@ def _cheapest(ask: Ask, outlook: Outlook) -> LiveOffer | None:
     return min(fitting, key=lambda offer: offer.price, default=None)
 
 
-def _price(offer: LiveOffer) -> dict[str, str]:
+def _rates(ask: Ask, offer: LiveOffer | None) -> Rates | None:
+    """An allocation is paid by the hour; its requests cost nothing more."""
+    if offer is None:
+        return None
+    return FREE if ask.allocation else offer.rates
+
+
+def _price(rates: Rates) -> dict[str, str]:
     return {
-        "input_per_million": money.render(offer.rates.input),
-        "output_per_million": money.render(offer.rates.output),
-        "per_request": money.render(offer.rates.request),
+        "input_per_million": money.render(rates.input),
+        "output_per_million": money.render(rates.output),
+        "per_request": money.render(rates.request),
         "currency": settings.CURRENCY,
     }
 
 
-def _estimate(ask: Ask, offer: LiveOffer, bound: Bound) -> int:
+def _estimate(ask: Ask, rates: Rates, bound: Bound) -> int:
     """What such a request usually costs: its bytes tell of its prompt, nothing of its answer."""
     prompt = metering.estimate(request_bytes=len(ask.body))["prompt_tokens"]
     answer = 0 if ask.kind is Kind.EMBEDDING else TYPICAL_ANSWER_TOKENS * ask.copies
     return pricing.cost(
-        offer.rates,
+        rates,
         prompt_tokens=min(prompt, bound.prompt),
         completion_tokens=min(answer, bound.completion),
     )

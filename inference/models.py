@@ -156,6 +156,11 @@ class ReceiptBatch(models.Model):
     receipts = models.PositiveIntegerField()
     root = models.CharField(max_length=66, help_text="0x…, keccak256.")
     signature = models.CharField(max_length=132)
+    signer = models.CharField(max_length=42)
+    # What its receipts say that a setting could change.
+    marketplace = models.CharField(max_length=500)
+    currency = models.CharField(max_length=50)
+    leaves = models.BinaryField(help_text="The receipts' hashes, 32 bytes each, in the order of their transfers.")
     created_at = models.DateTimeField()
 
     class Meta:

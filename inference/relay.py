@@ -21,9 +21,10 @@ from gpus.delivery import Exchange
 from gpus.directory import LiveNode
 from gpus.gateway import Gateway
 from gpus.links import NodeLost, NodeRefused, NodeUnreachable
-from gpus.placement import NoCapacity, Pool, QueueTimeout, Slot
+from gpus.placement import NoCapacity, QueueTimeout, Slot
 from inference import charging, metering
 from inference.charging import Charging
+from inference.demand import SERVED, DemandCounter
 from inference.journal import Journal, Record
 from inference.metering import StreamMeter, Usage
 from inference.models import Kind, Status, UsageSource
@@ -75,15 +76,18 @@ class Relay:
         self._shelf = shelf
         self._journal = journal
         self._charging = Charging(journal, gateway.directory)
+        self.demand = DemandCounter()
         self._running: set[Run] = set()
         self._background: set[asyncio.Task[None]] = set()
         gateway.directory.on_change(self._node_changed)
 
     def start(self) -> None:
         self._watching = background.keep_running(self._watch)
+        self.demand.start()
 
     async def stop(self) -> None:
         await background.end(self._watching)
+        await self.demand.stop()
 
     # --- The life of a request ----------------------------------------------------------------------------
 
@@ -145,7 +149,7 @@ class Relay:
 
     async def _place(self, run: Run) -> Slot:
         ask, record = run.ask, run.record
-        pool = self.gateway.directory.pools.get(ask.model) or Pool(ask.model)
+        pool = self.gateway.directory.pool_for(ask.model, ask.allocation, record.client_id)
         slot = placement.choose(pool, policy=ask.policy, failed=run.failed)
         if slot is not None:
             run.slot = slot
@@ -386,7 +390,10 @@ class Relay:
         self._running.discard(run)
         if run.slot is not None:
             run.slot.release(took_s=took_s)
-        record = run.record
+        record, ask = run.record, run.ask
+        if not ask.allocation:
+            delivered = record.status in (Status.COMPLETED, Status.PARTIAL)
+            self.demand.count(ask.model, ask.kind.value, ask.policy, SERVED if delivered else record.code)
         if not await self._charging.is_recorded(run):
             if run.ask.claim is not None:
                 await run.ask.claim.free()

@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from inference import catalogue, records, replays
+from inference import batches, catalogue, demand, records, replays
 
 
 @shared_task
@@ -22,3 +22,15 @@ def sweep_claims() -> int:
 def sweep_catalogue() -> int:
     """Catalogue models that nodes offer for the first time; how many."""
     return catalogue.sweep()
+
+
+@shared_task
+def seal_receipts() -> int:
+    """Bind the receipts of what was paid since the last time together, and add up what providers earned; how many."""
+    return batches.seal(now=timezone.now())
+
+
+@shared_task
+def sweep_demand() -> int:
+    """Delete counts of requests that no report reaches back to; how many."""
+    return demand.sweep(now=timezone.now())

@@ -2,8 +2,10 @@
 
 from django.urls import path
 
+from inference.api.earnings import EarningsView, MissedView
 from inference.api.inferences import InferenceViewSet
 from inference.api.models import AiModelsView, AllModelsView, ModelsView, ModelView
+from inference.api.receipts import ReceiptKeyView, ReceiptView
 from marketplace.paths import with_either_end
 
 urlpatterns = with_either_end(
@@ -12,6 +14,10 @@ urlpatterns = with_either_end(
         path("v1/models/<path:model>", ModelView.as_view()),
         path("ai/models", AiModelsView.as_view()),
         path("llm_models/all-models/", AllModelsView.as_view()),
+        path("llm_models/earnings/", EarningsView.as_view()),
+        path("llm_models/missed/", MissedView.as_view()),
+        path("receipts/key/", ReceiptKeyView.as_view()),
+        path("inference/<id:pk>/receipt", ReceiptView.as_view()),
         path("inference/", InferenceViewSet.as_view({"get": "list"})),
         path(
             "inference/<id:pk>/",

@@ -68,6 +68,8 @@ IDEMPOTENCY_MAX_REPLY_BYTES = env.int(
 )
 # For how long, counted from now, nodes can be reserved.
 ALLOCATION_MAX_HOURS = env.float("ALLOCATION_MAX_HOURS", 720, validate=validate.Range(min=0.01, max=87_600))
+# The Ethereum key that signs receipts, 0x and 64 hexadecimal digits. Empty: one that SECRET_KEY gives.
+RECEIPT_KEY = env.str("RECEIPT_KEY", "", validate=validate.Regexp(r"^(0x[0-9a-fA-F]{64})?$"))
 CURRENCY = env.str("CURRENCY", "OMNIT")  # the symbol of the money that everything is paid in
 # What a new account is given, in tokens.
 STARTING_CREDIT = env.decimal("STARTING_CREDIT", Decimal(0), validate=_is_amount)
@@ -181,6 +183,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5},
     },
+    "seal-receipts": {
+        "task": "inference.tasks.seal_receipts",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
+    "sweep-demand": {
+        "task": "inference.tasks.sweep_demand",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 
@@ -258,6 +270,8 @@ EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "marketplace@localhost")
 
 _HINTS = {
+    "RECEIPT_KEY": "0x and 64 hexadecimal digits, for example from: "
+    "python -c \"import secrets; print('0x' + secrets.token_hex(32))\"",
     "SECRET_KEY": "at least 32 random characters, for example from: "
     'python -c "import secrets; print(secrets.token_urlsafe(48))"',
     "DATABASE_URL": "postgresql://user:password@host:5432/name",
@@ -331,7 +345,7 @@ UNFOLD = {
                     {
                         "title": name,
                         "icon": icon,
-                        "link": reverse_lazy(f"admin:{model}_{(view or ['changelist'])[0]}"),
+                        "link": reverse_lazy(view[0] if view else f"admin:{model}_changelist"),
                         "permission": _may_view(model),
                     }
                     for name, icon, model, *view in items
@@ -345,6 +359,7 @@ UNFOLD = {
                         ("Nodes", "dns", "gpus_node"),
                         ("Requests", "bolt", "inference_inference"),
                         ("Models", "category", "inference_model"),
+                        ("Allocations", "event_available", "gpus_allocation"),
                         ("Gateways", "hub", "gpus_gateway"),
                     ],
                 ),

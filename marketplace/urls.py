@@ -13,6 +13,7 @@ import gpus.api.hot_path
 import gpus.urls
 import inference.api.hot_path
 import inference.urls
+from clients.admin import trial_balance
 from marketplace import errors, swagger
 
 
@@ -37,6 +38,7 @@ _schema = swagger.schema_view([*inference.api.hot_path.patterns, *gpus.api.hot_p
 urlpatterns = [
     path("", home),
     path("healthz", health),
+    path("admin/trial-balance/", admin.site.admin_view(trial_balance.page), name="trial_balance"),
     path("admin/", admin.site.urls),
     re_path(r"^swagger\.(?P<format>json|yaml)$", _schema.without_ui()),
     path("swagger/", _schema.with_ui("swagger")),

@@ -100,7 +100,9 @@ def test_every_error_has_the_shape_of_its_api(document: dict[str, Any]) -> None:
             if int(status) < 400:
                 continue
             shape = answer["schema"].get("properties", {})
-            wanted = "error" if path.startswith(("/v1", "/ai/", "/auth/")) else "detail"
+            wanted = (
+                "error" if path.startswith(("/v1", "/ai/", "/auth/", "/account/", "/compute/")) else "detail"
+            )
             assert wanted in shape, (path, method, status)
 
 

@@ -5,17 +5,16 @@ from typing import Any
 from django.conf import settings
 from django.contrib import admin
 from django.core.paginator import Paginator
-from django.db.models import OuterRef, QuerySet, Subquery, Sum
+from django.db.models import ExpressionWrapper, OuterRef, QuerySet, Subquery, Sum
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect
-from django.urls import URLPattern, path
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
 
 from clients import holds
-from clients.admin import rows, trial_balance
+from clients.admin import rows
 from clients.admin.grants import MAY_GIVE
 from clients.admin.rows import ReadOnly, amount
 from clients.api.statements import download, harmless
@@ -23,6 +22,7 @@ from clients.models import Account, AccountKind, Hold, Stripe, Transfer
 from clients.models.ledger import UNBOUNDED_KINDS
 from clients.statements import Entry, Statement
 from marketplace import money
+from marketplace.money import MoneyField
 
 PAGE = 50
 HOLDS_SHOWN = 50
@@ -63,17 +63,6 @@ class AccountAdmin(ReadOnly, ModelAdmin):
             return queryset.filter(pk=int(number)), False
         found: tuple[QuerySet[Account], bool] = super().get_search_results(request, queryset, search_term)
         return found
-
-    def get_urls(self) -> list[URLPattern]:
-        balance = path(
-            "trial-balance/",
-            self.admin_site.admin_view(self.trial_balance),
-            name="clients_account_trial_balance",
-        )
-        return [balance, *super().get_urls()]
-
-    def trial_balance(self, request: HttpRequest) -> HttpResponse:
-        return trial_balance.page(self, request)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
@@ -147,7 +136,7 @@ def _held_after(account: Account, transfer_id: int) -> int:
         "went": later.filter(source=OuterRef("pk")).values("source").annotate(total=Sum("amount")),
         "came": later.filter(destination=OuterRef("pk"))
         .values("destination")
-        .annotate(total=Sum("amount") - Sum("fee")),
+        .annotate(total=ExpressionWrapper(Sum("amount") - Sum("fee"), MoneyField())),
     }
     if account.kind == AccountKind.FEES:
         # A constant in place of the account, since fees are of all transfers.

@@ -8,13 +8,13 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
-from clients.admin.rows import ReadOnly
+from clients.admin.rows import ReadOnly, moment
 from clients.models import AuditEntry
 
 
 @admin.register(AuditEntry)
 class AuditAdmin(ReadOnly, ModelAdmin):
-    list_display = ("at", "by", "action", "subject", "reason", "shown_details")
+    list_display = (moment("at"), "by", "action", "subject", "reason", "shown_details")
     list_filter = ("action", ("by", AutocompleteSelectFilter), "at")
     list_filter_submit = True
     list_select_related = ("by",)

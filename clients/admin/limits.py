@@ -75,6 +75,7 @@ class Limited:
         return request.user.has_perm(MAY_LIMIT)
 
     @display(description="limits")
+    @rows.once
     def limits(self, row: Client | ApiKey) -> str:
         lines = [(line,) for line in _lines(_allowance(row))]
         return format_html_join("", '<span class="block">{}</span>', lines) or "none"

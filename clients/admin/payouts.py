@@ -14,7 +14,7 @@ from unfold.decorators import action, display
 
 from clients import payouts, terms
 from clients.admin import reasons, rows
-from clients.admin.rows import ReadOnly, amount
+from clients.admin.rows import ReadOnly, amount, moment
 from clients.models import Payout, PayoutStatus, Transfer
 
 STATUS_COLOURS = {
@@ -31,10 +31,9 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
     """Those that wait come first, the oldest on top."""
 
     list_display = (
-        *("id", "requested_at", "client", amount("amount"), "destination", "shown_status", "reason"),
+        *(moment("requested_at"), "client", amount("amount"), "destination", "shown_status", "reason"),
         "decided",
     )
-    list_display_links = ("id", "requested_at")
     list_filter = ("status", ("client", AutocompleteSelectFilter), "requested_at")
     list_filter_submit = True
     list_select_related = ("client", "decided_by")
@@ -79,6 +78,7 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
         return f"{payout.decided_at:%Y-%m-%d %H:%M} by {by}"
 
     @display(description="in the ledger")
+    @rows.once
     def movement(self, payout: Payout) -> str:
         if payout.status == PayoutStatus.REQUESTED:
             return rows.link("clients_hold", payout.reference, f"held as {payout.reference}")

@@ -18,7 +18,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from clients import accounts, devices, ledger
 from clients.admin.grants import GivesCredit
 from clients.admin.limits import Limited
-from clients.admin.rows import link, shown
+from clients.admin.rows import link, once, shown
 from clients.models import Client, ProviderStatus
 from marketplace.errors import MarketplaceError
 
@@ -95,6 +95,7 @@ class ClientAdmin(GivesCredit, Limited, UserAdmin, ModelAdmin):
         return str(ProviderStatus(client.provider_status).label)
 
     @display(description="accounts")
+    @once
     def money_accounts(self, client: Client) -> str:
         owned = list(client.accounts.all())
         found = ledger.balances(owned)

@@ -1,6 +1,7 @@
 """What the pages about money have in common."""
 
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 from django.contrib import messages
@@ -39,6 +40,33 @@ def amount(name: str, description: str = "", *, ordering: bool = False) -> Calla
         return shown(getattr(row, name))
 
     # The admin tells columns apart by their names.
+    column.__name__ = f"shown_{name}"
+    return column
+
+
+def once(column: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
+    """For a field that asks the database: the admin calls it several times for one page."""
+
+    @wraps(column)
+    def remembered(model_admin: Any, row: Any) -> str:
+        seen: dict[str, str] = row.__dict__.setdefault("_shown", {})
+        if column.__name__ not in seen:
+            seen[column.__name__] = column(model_admin, row)
+        return seen[column.__name__]
+
+    return remembered
+
+
+def moment(name: str) -> Callable[[Any], str]:
+    """A column with a time, on one line."""
+
+    @display(description=name.replace("_", " "), ordering=name)
+    def column(row: Any) -> str:
+        at = getattr(row, name)
+        return (
+            format_html('<span class="whitespace-nowrap">{}</span>', f"{at:%Y-%m-%d %H:%M:%S}") if at else "-"
+        )
+
     column.__name__ = f"shown_{name}"
     return column
 

@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from clients import terms
 from clients.admin import reasons, rows
-from clients.admin.rows import amount
+from clients.admin.rows import amount, moment
 from clients.models import Terms
 from marketplace.money import MoneyField
 
@@ -75,7 +75,7 @@ class TermsAdmin(ModelAdmin):
     """All terms there have been, the present ones on top."""
 
     form = TermsForm
-    list_display = ("at", "by", "reason", "fee", "frozen", "defaults", "limits")
+    list_display = (moment("at"), "by", "reason", "fee", "frozen", "defaults", "limits")
     list_select_related = ("by",)
     list_filter = ("at",)
     search_fields = ("reason", "by__username")
@@ -114,7 +114,12 @@ class TermsAdmin(ModelAdmin):
         return field
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> Any:
-        return super().add_view(request, form_url, {"title": "Change the terms"} | (extra_context or {}))
+        shown = {
+            "title": "Change the terms",
+            "show_save_and_add_another": False,
+            "show_save_and_continue": False,
+        }
+        return super().add_view(request, form_url, shown | (extra_context or {}))
 
     def save_model(self, request: HttpRequest, obj: Terms, form: TermsForm, change: bool) -> None:
         # The id, for what Django does with the row afterwards.

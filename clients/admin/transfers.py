@@ -1,5 +1,7 @@
 """What moved, and giving it back."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -14,7 +16,7 @@ from unfold.paginator import InfinitePaginator
 
 from clients import refunds
 from clients.admin import reasons, rows
-from clients.admin.rows import ReadOnly, amount
+from clients.admin.rows import ReadOnly, amount, moment
 from clients.models import Account, Client, Transfer, TransferKind
 from marketplace.errors import MarketplaceError
 
@@ -32,10 +34,10 @@ class TransferAdmin(ReadOnly, ModelAdmin):
     """What moved, newest first. Made for millions of rows: nothing here counts or scans them all."""
 
     list_display = (
-        *("at", "shown_kind", "source", "destination", amount("amount"), amount("fee"), "reference", "memo"),
-        "given_back",
+        *("reference", moment("at"), "shown_kind", "source", "destination", amount("amount"), amount("fee")),
+        *("memo", "is_given_back"),
     )
-    list_display_links = ("at",)
+    list_display_links = ("reference",)
     list_filter = ("kind", "at")
     list_filter_submit = True
     list_select_related = ("source__client", "destination__client")
@@ -91,6 +93,10 @@ class TransferAdmin(ReadOnly, ModelAdmin):
             return "-"
         return rows.link("clients_transfer", transfer.reverses_id, transfer.reverses)
 
+    @display(description="given back", label={"given back": "warning"})
+    def is_given_back(self, transfer: Transfer) -> str | None:
+        return "given back" if transfer.reversals.all() else None
+
     @display(description="given back by")
     def given_back(self, transfer: Transfer) -> str:
         found = list(transfer.reversals.all())
@@ -120,29 +126,43 @@ def give_back(
     )
     if isinstance(reason, HttpResponse):
         return reason
+    by = rows.operator(request)
     for transfer in queryset:
-        tell_of_reversal(model_admin, request, transfer, reason)
+        verb = partial(refunds.reverse, transfer, by=by, reason=reason)
+        tell_of_reversal(model_admin, request, transfer, verb)
     return None
 
 
-def tell_of_reversal(model_admin: ModelAdmin, request: HttpRequest, transfer: Transfer, reason: str) -> None:
-    """Reverse one transfer, and tell the operator what became of it."""
+def tell_of_reversal(
+    model_admin: ModelAdmin, request: HttpRequest, row: Any, verb: Callable[[], Transfer]
+) -> None:
+    """Reverse what paid for a row, and tell the operator what became of it."""
     try:
-        refunds.reverse(transfer, by=rows.operator(request), reason=reason)
+        original = verb().reverses
     except refunds.PayeeHasTooLittle as error:
-        message = f"{transfer}: {error.message}"
-        if transfer.source.client_id:
-            address = reverse("admin:clients_client_give_credit", args=[transfer.source.client_id])
-            message = format_html(
-                '{} <a href="{}?instead_of={}" class="underline">Give {} to {}</a>',
-                message, address, transfer.pk, rows.shown(transfer.amount), transfer.source.client,
-            )  # fmt: skip
-        model_admin.message_user(request, message, messages.ERROR)
+        model_admin.message_user(request, _instead(row, error), messages.ERROR)
     except MarketplaceError as error:
-        model_admin.message_user(request, f"{transfer}: {error.message}", messages.ERROR)
+        model_admin.message_user(request, f"{row}: {error.message}", messages.ERROR)
     else:
-        given = f"{transfer}: {rows.shown(transfer.amount)} went back to {transfer.source}."
+        assert original is not None
+        given = f"{row}: {rows.shown(original.amount)} went back to {original.source}."
         model_admin.message_user(request, given, messages.SUCCESS)
+
+
+def _instead(row: Any, error: refunds.PayeeHasTooLittle) -> str:
+    """What is wrong, with a link to what can be done instead."""
+    payer = error.original.source.client
+    if payer is None:
+        return f"{row}: {error.message}"
+    return format_html(
+        '{}: {} <a href="{}?instead_of={}" class="underline">Give {} to {}</a>',
+        row,
+        error.message,
+        reverse("admin:clients_client_give_credit", args=[payer.pk]),
+        error.original.pk,
+        rows.shown(error.original.amount),
+        payer,
+    )
 
 
 def _matches(term: str) -> Q:

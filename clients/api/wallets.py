@@ -5,6 +5,7 @@ from typing import Any
 from django.utils import timezone
 from drf_yasg.utils import swagger_auto_schema
 from rest_framework import serializers
+from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -81,8 +82,11 @@ class Wallets(APIView):
         return Response(WalletSerializer(wallet).data, status=201)
 
 
-class OneWallet(APIView):
+class OneWallet(GenericAPIView[Wallet]):
+    queryset = Wallet.objects.none()
+    serializer_class = WalletSerializer
     permission_classes = (IsLoggedIn,)
+    lookup_field = "id"
 
     @swagger_auto_schema(
         operation_id="client_wallets_delete",

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 30.0
 # The marketplace does not know the token (any more).
 TOKEN_REFUSED = frozenset((401, 404))
+PRICE_REFUSED = 400
 INTERVAL_RANGE_S = (1.0, 3600.0)
 
 
@@ -110,6 +111,7 @@ class Node:
             "push_url": options.push_url,
             "name": options.name,
             "region": options.region,
+            **({"hour_price": options.hour_price} if options.hour_price else {}),
         }
 
     async def _models_to_offer(self) -> None:
@@ -118,10 +120,10 @@ class Node:
             await self._beat_now.wait()
 
     async def _register(self) -> None:
-        reply = await self._marketplace.register(
-            token=await self._account_token(), node=await self._registration()
-        )
+        registration = await self._registration()
+        reply = await self._marketplace.register(token=await self._account_token(), node=registration)
         state = self.state
+        state.priced = {model["name"]: self._options.prices for model in registration["models"]}
         state.node_token = reply["node_token"]
         state.node_id = int(reply.get("node_id") or 0)
         state.name = str(reply.get("name") or self._options.name)
@@ -145,13 +147,18 @@ class Node:
         node: dict[str, Any] = await asyncio.to_thread(hardware.describe)
         node |= {
             "model_name": offers[0].name,
-            "models": [offer.to_json() for offer in offers],
+            "models": [offer.to_json() | options.prices for offer in offers],
             "machine_id": self.state.machine_id,
             "agent_version": VERSION,
             "engine": self._title(),
             "delivery": options.delivery,
         }
-        wished = {"name": options.name, "push_url": options.push_url, "region": options.region}
+        wished = {
+            "name": options.name,
+            "push_url": options.push_url,
+            "region": options.region,
+            "hour_price": options.hour_price,
+        }
         return node | {key: value for key, value in wished.items() if value}
 
     def _title(self) -> str:
@@ -187,11 +194,16 @@ class Node:
 
     async def beat(self) -> None:
         """One heartbeat; where its token is refused, a new registration, if there is an account for it."""
+        report = await self._report()
         try:
-            reply = await self._marketplace.heartbeat(
-                node_token=self.state.node_token, report=await self._report()
-            )
+            reply = await self._marketplace.heartbeat(node_token=self.state.node_token, report=report)
         except MarketplaceRefused as error:
+            if error.status == PRICE_REFUSED and self._priced_in(report):
+                # The rest of what it says must get through.
+                logger.error("The marketplace refuses these prices: %s", error)
+                self._note_prices(report)
+                self.beat_soon()
+                return
             if (
                 error.status not in TOKEN_REFUSED
                 or not self._options.has_account
@@ -201,13 +213,35 @@ class Node:
             logger.warning("The marketplace does not take this node's token any more; registering again.")
             await self._register()
             return
+        self._note_prices(report)
         self._obey(reply)
+
+    def _models(self) -> list[dict[str, Any]]:
+        """What is offered; with its price where the marketplace has not been told it yet.
+
+        It is told once, since its owner may change it at the marketplace afterwards.
+        """
+        prices, priced = self._options.prices, self.state.priced
+        return [
+            offer.to_json() | (prices if priced.get(offer.name, {}) != prices else {})
+            for offer in self._intake.offers()
+        ]
+
+    def _priced_in(self, report: dict[str, Any]) -> list[str]:
+        prices = self._options.prices
+        return [model["name"] for model in report["models"] if prices and prices.keys() <= model.keys()]
+
+    def _note_prices(self, report: dict[str, Any]) -> None:
+        told = self._priced_in(report)
+        if told:
+            self.state.priced |= dict.fromkeys(told, self._options.prices)
+            self._states.save(self.state)
 
     async def _report(self) -> dict[str, Any]:
         active = self._intake.active
         load = await asyncio.to_thread(hardware.load)
         return {
-            "models": [offer.to_json() for offer in self._intake.offers()],
+            "models": self._models(),
             "status": "draining" if self._intake.draining else "online",
             "active_requests": active,
             "agent_version": VERSION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from gpus.protocol import VERSION
 
 PREFIX = "AGENT_"
 KINDS = ("chat", "completion", "embedding")
+# Not a float: prices are exact.
+_AMOUNT = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)
 
 
 class WrongOption(Exception):
@@ -38,6 +41,9 @@ class Options:
     push_host: str = ""
     push_port: int = 0
     region: str = ""
+    # Decimal tokens, as the registration takes them: of its models, and per GPU-hour.
+    prices: dict[str, str] = field(default_factory=dict)
+    hour_price: str = ""
     concurrency: int | None = None
     device: str = ""
     drain_timeout_s: float = 300.0
@@ -79,6 +85,8 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
         push_host=host,
         push_port=port,
         region=given.region,
+        prices=_prices(given),
+        hour_price=_price("--price-hour", given.price_hour),
         concurrency=_number("--concurrency", given.concurrency),
         device=given.device,
         drain_timeout_s=_seconds("--drain-timeout", given.drain_timeout),
@@ -101,6 +109,14 @@ _TEXTS = {
     "push-url": ("URL", "", "let the marketplace call this URL, instead of connecting to it"),
     "push-listen": ("HOST:PORT", "", "… and listen here for it (default 0.0.0.0 and the URL's port)"),
     "region": ("REGION", "", "where the machine is, for consumers who care"),
+    "price-input": (
+        "PRICE",
+        "",
+        "what a million prompt tokens cost, for all models; the marketplace's by default",
+    ),
+    "price-output": ("PRICE", "", "what a million completion tokens cost"),
+    "price-request": ("PRICE", "", "what each request costs besides"),
+    "price-hour": ("PRICE", "", "what an hour of each GPU costs whoever wants the node alone"),
     "concurrency": ("N", "", "requests answered at once, per model"),
     "state-dir": ("DIR", "", "what the agent remembers (default ~/.local/share/gpu-marketplace-agent)"),
     "device": (
@@ -207,6 +223,20 @@ def _number(option: str, text: str) -> int | None:
     if not text.isdecimal() or not int(text):
         raise WrongOption(f"{option} {text}: expected a whole number, 1 or more.")
     return int(text)
+
+
+def _prices(given: argparse.Namespace) -> dict[str, str]:
+    found = {
+        f"{part}_price": _price(f"--price-{part}", getattr(given, f"price_{part}"))
+        for part in ("input", "output", "request")
+    }
+    return {name: price for name, price in found.items() if price}
+
+
+def _price(option: str, text: str) -> str:
+    if text and not _AMOUNT.fullmatch(text):
+        raise WrongOption(f"{option} {text}: expected a decimal number, such as 0.25.")
+    return text
 
 
 def _seconds(option: str, text: str) -> float:

@@ -19,7 +19,10 @@ class StateError(Exception):
 
 @dataclass(slots=True)
 class State:
-    """The content of `agent.json`. `described`: as what the node was registered."""
+    """The content of `agent.json`.
+
+    `described`: as what the node was registered; `priced`: which prices the marketplace was told, by model.
+    """
 
     machine_id: str
     node_token: str = ""
@@ -29,6 +32,7 @@ class State:
     push_secret: str = ""
     heartbeat_interval_s: float = 15.0
     described: dict[str, str] = field(default_factory=dict)
+    priced: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class StateFile:

@@ -18,7 +18,7 @@ from clients.api.documentation import errors
 from clients.api.idempotency import KEY_PARAMETER, once
 from clients.authentication import caller
 from clients.credentials import Principal
-from gpus import allocations, candidates, leases
+from gpus import allocations, leases
 from gpus.candidates import Wanted
 from gpus.models import Allocation, Lease
 from gpus.models.allocations import TaskType
@@ -83,8 +83,8 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
     node = serializers.CharField(source="node_name")
     hour_price = AmountField(help_text="For all of its GPUs.")
     charged = AmountField(help_text="Paid so far; about every half minute, and at the end to the second.")
-    code = serializers.CharField(source="end_code", help_text="Why it ended, for programs.")
-    reason = serializers.CharField(source="end_reason", help_text="… and for people.")
+    code = serializers.CharField(source="end_code", allow_blank=True, help_text="Why it ended, for programs.")
+    reason = serializers.CharField(source="end_reason", allow_blank=True, help_text="… and for people.")
 
     class Meta:
         model = Lease
@@ -95,16 +95,16 @@ class LeaseSerializer(serializers.ModelSerializer[Lease]):
         read_only_fields = fields
 
 
-class AllocationSerializer(serializers.Serializer[Allocation]):
+class AllocationSerializer(serializers.Serializer[Any]):
     """An allocation: what was asked for, what it got, and its money."""
 
     allocation_id = serializers.UUIDField(source="id", help_text="Requests name it in `X-Allocation`.")
     status = serializers.ChoiceField(["allocated", "released", "expired", "failed"])
     task_type = serializers.ChoiceField(TaskType.choices)
-    gpu_type = serializers.CharField(help_text="The GPUs that were found.")
+    gpu_type = serializers.CharField(allow_blank=True, help_text="The GPUs that were found.")
     gpu_count = serializers.IntegerField(help_text="Of all its nodes.")
-    model_id = serializers.CharField(help_text="The model that was asked for.")
-    dataset_id = serializers.CharField()
+    model_id = serializers.CharField(allow_blank=True, help_text="The model that was asked for.")
+    dataset_id = serializers.CharField(allow_blank=True)
     nodes = serializers.ListField(child=serializers.CharField(), help_text="The names of its nodes.")
     cost = AmountField(help_text="For all of the time.")
     charged = AmountField(help_text="Paid so far.")
@@ -113,14 +113,16 @@ class AllocationSerializer(serializers.Serializer[Allocation]):
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
     ended_at = serializers.DateTimeField(allow_null=True)
-    reason = serializers.CharField(help_text="Why it ended.")
+    reason = serializers.CharField(allow_blank=True, help_text="Why it ended.")
     leases = LeaseSerializer(many=True, help_text="Node by node.")
 
     def to_representation(self, instance: Allocation) -> dict[str, Any]:
         mine = list(instance.leases.all())
         cost = sum(leases.price_until(lease, lease.expires_at) for lease in mine)
         charged = sum(lease.charged for lease in mine)
-        over = [leases.price_until(lease, lease.expires_at) - lease.charged for lease in mine if lease.ended_at]
+        over = [
+            leases.price_until(lease, lease.expires_at) - lease.charged for lease in mine if lease.ended_at
+        ]
         return {
             "allocation_id": str(instance.pk),
             "status": _status(instance, mine),

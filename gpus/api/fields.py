@@ -76,7 +76,10 @@ class ModelsField(serializers.Field[list[Named], Any, Any, Any]):
                     "revision": {"type": "string", "maxLength": 100, "pattern": "^[ -~]*$"},
                     "description": {"type": "string", "maxLength": 500, "pattern": "^[ -~]*$"},
                     "min_vram_mib": {"type": "integer", "minimum": 1, "maximum": 2147483647},
-                    **{part: {"type": "string", "format": "decimal", "description": about} for part, about in _PRICES},
+                    **{
+                        part: {"type": "string", "format": "decimal", "description": about}
+                        for part, about in _PRICES
+                    },
                 },
             },
         }

@@ -86,6 +86,9 @@ class Limits(serializers.Serializer[Any]):
     request_price = Limit()
     hour_price = Limit()
 
+    class Meta:
+        ref_name = "PriceLimits"
+
 
 class NodePrices(serializers.Serializer[Any]):
     """What a node costs now, and between which limits its owner can set that."""
@@ -141,7 +144,9 @@ class PricesView(APIView):
         asked = ChangePrices(data=request.data)
         asked.is_valid(raise_exception=True)
         if not asked.validated_data:
-            raise InvalidRequest(fields={"models": ["Say what is to change: models, all_models, hour_price."]})
+            raise InvalidRequest(
+                fields={"models": ["Say what is to change: models, all_models, hour_price."]}
+            )
         prices.change(node_id=node.pk, wishes=asked.wishes(), now=timezone.now())
         return Response(_shown(_own_node(request, pk)))
 

@@ -70,7 +70,8 @@ class RegisterSerializer(HardwareSerializer):
         said.pop("user", None)
         hardware = {name: said.pop(name) for name in HARDWARE}
         models = [
-            replace(model, only_price=False) if isinstance(model, ModelSpec) else ModelSpec(model) for model in named
+            replace(model, only_price=False) if isinstance(model, ModelSpec) else ModelSpec(model)
+            for model in named
         ]
         return Joining(hardware=hardware, models=models, **said)
 

@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
                 ('api_key_id', models.BigIntegerField(blank=True, null=True)),
                 ('task_type', models.CharField(choices=[('training', 'training'), ('inference', 'inference')], max_length=9)),
-                ('gpu_type', models.CharField(blank=True, help_text='What was asked for.', max_length=255)),
+                ('gpu_type', models.CharField(blank=True, help_text='The GPUs of its nodes.', max_length=255)),
                 ('gpu_count', models.PositiveIntegerField()),
                 ('model', models.CharField(blank=True, help_text='The model that its nodes must hold.', max_length=255)),
                 ('dataset_id', models.CharField(blank=True, max_length=100)),

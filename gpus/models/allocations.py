@@ -22,7 +22,7 @@ class Allocation(models.Model):
     client = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="allocations")
     api_key_id = models.BigIntegerField(null=True, blank=True)
     task_type = models.CharField(max_length=9, choices=TaskType)
-    gpu_type = models.CharField(max_length=255, blank=True, help_text="What was asked for.")
+    gpu_type = models.CharField(max_length=255, blank=True, help_text="The GPUs of its nodes.")
     gpu_count = models.PositiveIntegerField()
     model = models.CharField(max_length=255, blank=True, help_text="The model that its nodes must hold.")
     dataset_id = models.CharField(max_length=100, blank=True)

@@ -16,6 +16,7 @@ from gpus.placement import Policy
 from gpus.prices import ANY_PRICE, Ceiling
 from inference import dry_run, pricing
 from inference.api.idempotency import once
+from inference.catalogue import ModelNotFound
 from inference.models import Kind, Status
 from inference.relay import Relay
 from inference.replays import Replays, Reply
@@ -47,7 +48,15 @@ class Desk:
         return await self.identities.of(call.header(b"authorization"), client[0] if client else None)
 
     async def open(self, call: Call, ask: Ask) -> Run | None:
-        """Take a request in; None for a dry run, which has been answered then."""
+        """Take a request in; None for a dry run, which has been answered then.
+
+        Raises what `Shelf.check` and `Relay.open` do.
+        """
+        try:
+            self.shelf.check(ask.model, ask.kind, ask.principal)
+        except ModelNotFound as missing:
+            self.relay.demand.count(ask.model, ask.kind.value, ask.policy, missing.code)
+            raise
         if dry_run.wanted(call):
             await call.answer(200, orjson.dumps(await dry_run.foresee(ask, self.gateway.directory)))
             return None
@@ -66,15 +75,13 @@ async def answer(call: Call, desk: Desk, kind: Kind) -> None:
     """`POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings`: one request, from its body to its last byte."""
     principal = await desk.principal(call)
     body, said = await call.json_object()
-    ask = _ask(call, principal, kind, body, said)
-    desk.shelf.check(ask.model, kind, principal)
-    run = await desk.open(call, ask)
+    run = await desk.open(call, _ask(call, principal, kind, body, said))
     if run is None:
         return
     watching = call.watch(lambda: run.interrupt("consumer_left", "The consumer closed the connection."))
     try:
         await desk.relay.begin(run)
-        if ask.stream:
+        if run.ask.stream:
             await _stream(call, desk, run)
         else:
             await finish(call, desk, run, 200, run.body)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from drf_yasg.utils import swagger_auto_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -11,8 +12,30 @@ from rest_framework.views import APIView
 from clients.authentication import caller
 from clients.credentials import Principal
 from inference import catalogue
-from inference.catalogue import Entry
+from inference.catalogue import Entry, Pricing
+from marketplace import money
+from marketplace.money import AmountField
 from marketplace.paging import BareArrayPagination
+
+
+class PartsSerializer(serializers.Serializer[Any]):
+    input_price = AmountField(help_text="Per million prompt tokens.")
+    output_price = AmountField(help_text="Per million completion tokens.")
+    request_price = AmountField(help_text="Per request.")
+
+
+class PricingSerializer(PartsSerializer):
+    """The lowest prices of nodes that can answer now, part by part, and the highest."""
+
+    currency = serializers.CharField()
+    highest = PartsSerializer()
+
+    def to_representation(self, instance: Pricing) -> dict[str, Any]:
+        lowest, highest = (
+            {part: money.render(amount) for part, amount in parts.items()}
+            for parts in (instance.lowest, instance.highest)
+        )
+        return {"currency": settings.CURRENCY, **lowest, "highest": highest}
 
 
 class OpenAIModelSerializer(serializers.Serializer[Any]):
@@ -25,6 +48,7 @@ class OpenAIModelSerializer(serializers.Serializer[Any]):
     kinds = serializers.ListField(child=serializers.CharField(), help_text="chat, completion, embedding")
     context_length = serializers.IntegerField(allow_null=True, help_text="Tokens, where a node says so.")
     available = serializers.BooleanField(help_text="Whether a node could answer now.")
+    pricing = PricingSerializer(allow_null=True, help_text="null where no node could answer now.")
 
     def get_created(self, entry: Entry) -> int:
         return int(entry.created_at.timestamp())
@@ -48,6 +72,7 @@ class AiModelSerializer(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField()
     description = serializers.CharField(allow_blank=True)
     is_available = serializers.BooleanField(source="available")
+    pricing = PricingSerializer(allow_null=True)
 
     def get_model_name(self, entry: Entry) -> str:
         return entry.title or entry.name
@@ -63,6 +88,7 @@ class LlmModelSerializer(serializers.Serializer[Any]):
         help_text="GB of GPU memory, null where no node says so."
     )
     is_available = serializers.BooleanField(source="available")
+    pricing = PricingSerializer(allow_null=True)
 
     def get_name(self, entry: Entry) -> str:
         return entry.title or entry.name

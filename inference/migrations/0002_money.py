@@ -66,6 +66,10 @@ class Migration(migrations.Migration):
                 ('receipts', models.PositiveIntegerField()),
                 ('root', models.CharField(help_text='0x…, keccak256.', max_length=66)),
                 ('signature', models.CharField(max_length=132)),
+                ('signer', models.CharField(max_length=42)),
+                ('marketplace', models.CharField(max_length=500)),
+                ('currency', models.CharField(max_length=50)),
+                ('leaves', models.BinaryField(help_text="The receipts' hashes, 32 bytes each, in the order of their transfers.")),
                 ('created_at', models.DateTimeField()),
             ],
             options={
@@ -161,6 +165,14 @@ class Migration(migrations.Migration):
         migrations.RunSQL(
             "ALTER TABLE inference_inference SET (fillfactor = 75)",
             "ALTER TABLE inference_inference RESET (fillfactor)",
+        ),
+        # No transfer is in two batches.
+        migrations.RunSQL(
+            """
+            ALTER TABLE inference_receiptbatch ADD CONSTRAINT receipt_batch_apart
+            EXCLUDE USING gist (int8range(first_transfer, last_transfer, '[]') WITH &&)
+            """,
+            "ALTER TABLE inference_receiptbatch DROP CONSTRAINT receipt_batch_apart",
         ),
         migrations.RunSQL(
             """

@@ -12,6 +12,8 @@ from typing import Any
 
 import requests
 
+from inference import verification
+
 PROMPT = "Hello, who are you?"
 TEXT = "A marketplace for GPUs."
 MAX_TOKENS = 100
@@ -41,8 +43,8 @@ class Consumer:
             self._answered(self._session.get(f"{self.url}/v1/models", timeout=TIMEOUT_S)).json()["data"]
         )
 
-    def chat(self, model: str, prompt: str) -> tuple[str, Iterator[dict[str, Any]]]:
-        """The name of the node that answers, and the chunks as they arrive."""
+    def chat(self, model: str, prompt: str) -> tuple[requests.Response, Iterator[dict[str, Any]]]:
+        """The reply, whose headers name the node and the receipt, and its chunks as they arrive."""
         body = {
             "model": model,
             "messages": [{"role": "user", "content": prompt}],
@@ -51,12 +53,14 @@ class Consumer:
             "stream_options": {"include_usage": True},
         }
         reply = self._post("/v1/chat/completions", body, stream=True)
-        return reply.headers.get("X-Node", "?"), _chunks(reply)
+        return reply, _chunks(reply)
 
-    def embed(self, model: str, text: str) -> tuple[str, dict[str, Any]]:
-        """The name of the node that answered, and its answer."""
-        reply = self._post("/v1/embeddings", {"model": model, "input": text})
-        return reply.headers.get("X-Node", "?"), reply.json()
+    def embed(self, model: str, text: str) -> requests.Response:
+        return self._post("/v1/embeddings", {"model": model, "input": text})
+
+    def get(self, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._answered(self._session.get(self.url + path, timeout=TIMEOUT_S)).json()
+        return found
 
     def _post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> requests.Response:
         return self._answered(
@@ -101,7 +105,7 @@ def show_chat(consumer: Consumer, model: str) -> None:
     began = time.monotonic()
     first: float | None = None
     usage: dict[str, Any] = {}
-    node, chunks = consumer.chat(model, PROMPT)
+    reply, chunks = consumer.chat(model, PROMPT)
     for chunk in chunks:
         text = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
         if text and first is None:
@@ -112,18 +116,41 @@ def show_chat(consumer: Consumer, model: str) -> None:
         raise Unanswered(f"{model} answered nothing.")
     took = time.monotonic() - began
     tokens = f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens"
+    node = reply.headers.get("X-Node", "?")
     print(f"\n          node {node}, {tokens}, first after {_ms(first)}, all after {_ms(took)}")
+    show_payment(consumer, reply)
+
+
+def show_payment(consumer: Consumer, reply: requests.Response) -> None:
+    """What an answer did cost and who got it, by its receipt, once that has been verified. Raises Unanswered."""
+    if "X-Receipt" not in reply.headers:
+        print("          free of charge")
+        return
+    document = consumer.get(reply.headers["X-Receipt"])
+    try:
+        verdict = verification.verify(document, signer=consumer.get("/receipts/key/")["address"])
+    except verification.InvalidReceipt as error:
+        raise Unanswered(f"The receipt of the answer is not valid: {error}") from None
+    receipt = verdict.receipt
+    price, currency = receipt["price"], receipt["currency"]
+    print(
+        f"          price {price['input']} {currency} per million prompt tokens, "
+        f"{price['output']} per million completion tokens\n"
+        f"          paid {receipt['charged']} {currency}: provider {receipt['provider_share']}, fee {receipt['fee']}\n"
+        f"          receipt {reply.headers['X-Receipt']} verified, signed by {verdict.signer}"
+    )
 
 
 def show_embedding(consumer: Consumer, model: str) -> None:
     began = time.monotonic()
-    node, answer = consumer.embed(model, TEXT)
-    took = time.monotonic() - began
+    reply = consumer.embed(model, TEXT)
+    took, answer = time.monotonic() - began, reply.json()
     vector = answer["data"][0]["embedding"]
     numbers = ", ".join(f"{number:.3f}" for number in vector[:3])
     tokens = answer.get("usage", {}).get("prompt_tokens", "?")
     print(f"\n  embed   {TEXT}\n  {model}  [{numbers}, …] ({len(vector)} dimensions)")
-    print(f"          node {node}, {tokens} tokens, {_ms(took)}", flush=True)
+    print(f"          node {reply.headers.get('X-Node', '?')}, {tokens} tokens, {_ms(took)}", flush=True)
+    show_payment(consumer, reply)
 
 
 def _ms(seconds: float) -> str:

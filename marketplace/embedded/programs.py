@@ -87,6 +87,8 @@ def agent(home: Home, *, url: str, token: str) -> Program:
         "AGENT_WHEN_DRAINED": "stay",
         "AGENT_DRAIN_TIMEOUT": "8",
         "AGENT_LOG_LEVEL": "INFO",
+        "AGENT_PRICE_INPUT": "2",
+        "AGENT_PRICE_OUTPUT": "6",
         "MARKETPLACE_HOME": str(home.folder),
     }
     return Program(

@@ -1,8 +1,10 @@
 """clients.allowances.change: limits, and counters that begin with what was spent before."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connections
 
 from clients import allowances, keys, ledger
 from clients.models import Account, Allowance, Hold, TransferKind
@@ -165,3 +167,25 @@ def test_a_day_that_is_over_is_not_used(alice):
     assert allowances.used(allowance, now=now + timedelta(days=1)) == (0, 2, 3)
     assert allowances.used(allowance, now=now + timedelta(days=31)) == (0, 0, 3)
     assert allowances.used(Allowance(), now=now) == (0, 0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_limit_that_is_set_while_money_moves_misses_nothing(alice, key):
+    def spend(worker):
+        try:
+            for number in range(25):
+                hold(alice, 5, reference=f"{worker}-{number}", key=key)
+                if number % 3:
+                    settle(f"{worker}-{number}", 2)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        working = [pool.submit(spend, worker) for worker in range(4)]
+        allowance = allowances.change(client_id=alice.pk, api_key=key, limits={"budget_total": 10_000})
+        for each in working:
+            each.result()
+
+    open_, settled = 4 * 9, 4 * 16
+    assert counters(allowance)[0] == open_
+    assert counters(allowance)[5] == open_ * 5 + settled * 2

@@ -52,8 +52,8 @@ def earned(client: Client) -> Account:
     return ledger.account(client.pk, EARNED)
 
 
-def hold(client: Client, tokens: float = 3, reference: str = "h:1", **more: Any) -> Hold:
-    return ledger.hold(reference=reference, client_id=client.pk, amount=int(tokens * TOKEN), **more)
+def hold(client: Client, amount: float = 3, reference: str = "h:1", **more: Any) -> Hold:
+    return ledger.hold(reference=reference, client_id=client.pk, amount=int(amount * TOKEN), **more)
 
 
 def settle(client: Client, tokens: float = 2, fee: float = 0, reference: str = "h:1", **more: Any) -> bool:

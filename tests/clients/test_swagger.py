@@ -32,7 +32,18 @@ def paths():
         ("/client/api-keys/", "post", {"201", "400", "401", "403", "409"}),
         ("/client/api-keys/{id}/", "delete", {"204", "401", "404"}),
         ("/client/tokens/{id}/", "delete", {"204", "401", "404"}),
+        ("/client/limits/", "patch", {"200", "400", "401", "403"}),
+        ("/client/wallets/", "post", {"201", "400", "401", "403", "409"}),
+        ("/client/wallets/challenge/", "post", {"200", "400", "401", "403", "429"}),
+        ("/client/wallets/{id}/", "delete", {"204", "401", "404"}),
         ("/auth/token", "post", {"200", "400", "401", "429"}),
+        ("/account/balance", "get", {"200", "401"}),
+        ("/account/transfer", "post", {"200", "400", "401", "402", "403", "404", "429"}),
+        ("/account/transactions", "get", {"200", "400", "401"}),
+        ("/account/payouts", "get", {"200", "400", "401"}),
+        ("/account/payouts", "post", {"201", "400", "401", "402", "403", "409"}),
+        ("/account/payouts/{id}", "get", {"200", "401", "404"}),
+        ("/account/payouts/{id}", "delete", {"204", "401", "404", "409"}),
     ],
 )
 def test_every_endpoint_names_its_answers(paths, path, method, statuses):

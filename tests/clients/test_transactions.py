@@ -4,10 +4,9 @@ import csv
 from datetime import timedelta
 
 import pytest
-from django.test import AsyncClient
 from django.utils import timezone
 
-from clients import devices, ledger, statements, transfers
+from clients import ledger, statements, transfers
 from clients.models import AccountKind, Transfer, TransferKind
 from clients.statements import Statement
 from marketplace.money import TOKEN
@@ -20,7 +19,9 @@ def history(alice, bob, fund):
     """10 for alice; 4 of it for bob's work, 1 for the marketplace; 2 sent to bob; 1 that bob earned made spendable."""
     fund(alice, 10)
     ledger.hold(reference="inference:1", client_id=alice.pk, amount=4 * TOKEN)
-    ledger.settle(reference="inference:1", amount=4 * TOKEN, fee=TOKEN, payee_id=bob.pk, kind=TransferKind.INFERENCE)
+    ledger.settle(
+        reference="inference:1", amount=4 * TOKEN, fee=TOKEN, payee_id=bob.pk, kind=TransferKind.INFERENCE
+    )
     transfers.send(payer=alice, to=bob, amount=2 * TOKEN, memo="thanks")
     transfers.send(payer=bob, to=bob, amount=TOKEN, source=AccountKind.EARNED)
 
@@ -120,20 +121,6 @@ def test_a_table_calculates_nothing(api, alice, bob, fund):
     assert next(csv.DictReader(text.splitlines()))["memo"].startswith("'=")
 
 
-@pytest.mark.django_db(transaction=True)
-async def test_a_table_streams_from_the_real_server(alice):
-    from asgiref.sync import sync_to_async
-
-    def set_up():
-        ledger.grant(client_id=alice.pk, amount=5, reference="grant:1", reason="r", by_id=None)
-        return devices.log_in(alice, ip=None, user_agent="", now=timezone.now()).token
-
-    token = await sync_to_async(set_up)()
-    reply = await AsyncClient().get(f"{PATH}?format=csv", headers={"Authorization": f"Token {token}"})
-    text = b"".join([piece async for piece in reply.streaming_content]).decode()
-    assert [row["kind"] for row in csv.DictReader(text.splitlines())] == ["grant"]
-
-
 def test_the_marketplaces_accounts_have_statements_too(alice, bob, history, fund):
     fees = ledger.account(None, AccountKind.FEES)
     (entry,) = Statement([fees]).page(limit=10)
@@ -149,7 +136,9 @@ def test_the_marketplaces_accounts_have_statements_too(alice, bob, history, fund
 def test_money_for_the_marketplace_itself_is_one_entry(alice, fund):
     fund(alice, 5)
     ledger.hold(reference="h", client_id=alice.pk, amount=5)
-    ledger.settle(reference="h", amount=5, fee=2, payee_id=None, payee_kind=AccountKind.FEES, kind=TransferKind.TRAINING)
+    ledger.settle(
+        reference="h", amount=5, fee=2, payee_id=None, payee_kind=AccountKind.FEES, kind=TransferKind.TRAINING
+    )
     (entry,) = Statement([ledger.account(None, AccountKind.FEES)]).page(limit=10)
     assert entry.amount == 5
 

@@ -1,6 +1,10 @@
 """POST /account/transfer"""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
+
 import pytest
+from django.db import connections
 from django.utils import timezone
 
 from clients import accounts, allowances, keys, ledger, transfers
@@ -225,3 +229,27 @@ def test_odd_values_are_the_callers_mistake(api, rich, field, value):
 
 def test_without_a_credential_nothing(api, bob):
     assert api().post(PATH, {"recipient": "bob", "amount": "1"}).status_code == 401
+
+
+@pytest.mark.django_db(transaction=True)
+def test_transfers_in_all_directions_at_once_neither_block_each_other_nor_lose_money(
+    alice, bob, charlie, fund
+):
+    people = [alice, bob, charlie]
+    for person in people:
+        fund(person, 1)
+    pairs = [(payer, to, keys.create(payer, name="k").row.pk) for payer, to in permutations(people, 2)]
+
+    def send(payer, to, key):
+        try:
+            for number in range(10):
+                transfers.send(payer=payer, to=to, amount=TOKEN // 20, api_key_id=key if number % 2 else None)
+        except ledger.InsufficientFunds:
+            pass
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(pairs)) as pool:
+        for each in [pool.submit(send, *pair) for pair in pairs]:
+            each.result()
+    assert sum(transfers.balances(person).spendable for person in people) == 3 * TOKEN

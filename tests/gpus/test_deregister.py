@@ -60,15 +60,34 @@ def test_a_token_works_once(api: Any, token: str) -> None:
     assert api().delete(URL, {"node_token": token}).status_code == 404
 
 
-def test_what_the_node_answered_stays_on_record(alice: Any, api: Any, token: str) -> None:
+def test_what_the_node_answered_stays_on_record(alice: Any, api: Any, operator: Any, token: str) -> None:
     from inference.models import Inference
 
-    record = Inference.objects.create(client=alice, kind="chat", desired_model="toy", node=Node.objects.get())
+    node = Node.objects.get()
+    record = Inference.objects.create(client=alice, kind="chat", desired_model="toy", node=node)
 
     api().delete(URL, {"node_token": token})
 
-    record.refresh_from_db()
-    assert record.node is None
+    found = Inference.objects.select_related("node").get(pk=record.pk)
+    assert (found.node_id, found.node) == (node.pk, None)
+    assert Inference.objects.filter(node__name="x").count() == 0
+    assert api(alice).get(f"/inference/{record.pk}/").status_code == 200
+    assert api(alice).get("/inference/").status_code == 200
+
+
+@pytest.mark.parametrize("page", ["", "{pk}/change/", "?node__id__exact={node}", "?q=toy"])
+def test_the_admin_shows_what_a_node_answered_that_is_gone(
+    alice: Any, client: Any, operator: Any, api: Any, token: str, page: str
+) -> None:
+    from inference.models import Inference
+
+    node = Node.objects.get()
+    record = Inference.objects.create(client=alice, kind="chat", desired_model="toy", node=node)
+    api().delete(URL, {"node_token": token})
+    client.force_login(operator)
+
+    address = page.format(pk=record.pk, node=node.pk)
+    assert client.get(f"/admin/inference/inference/{address}", follow=True).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff"])

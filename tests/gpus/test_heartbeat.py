@@ -7,9 +7,11 @@ import httpx2 as httpx
 import pytest
 from django.utils import timezone
 
+from clients import terms
 from clients.models import Client
 from gpus import nodes
-from gpus.models import Heartbeat, Node, Offer
+from gpus.models import Heartbeat, Node, Offer, Price
+from marketplace.money import TOKEN
 from tests.served import Server
 
 URL = "/llm_models/heartbeat/"
@@ -130,3 +132,27 @@ def test_a_node_that_registered_again_is_told_so(
 ) -> None:
     Node.objects.filter(pk=node.pk).update(token_digest="0" * 64, changed_at=timezone.now())
     server.until(lambda: beat().status_code == 404)
+
+
+def test_a_price_comes_with_it(
+    beat: Callable[..., httpx.Response], node: Node, server: Server, operator: Client
+) -> None:
+    terms.change(by=operator, reason="tests", max_input_price=2 * TOKEN)
+    assert beat(models=[{"name": "llama", "input_price": "1.5"}]).status_code == 200
+    offer = server.hot.gateway.directory.nodes[node.pk].offers["llama"]
+    server.until(lambda: offer.rates.input == 3 * TOKEN // 2)
+    assert Offer.objects.get().concurrency == 10
+    beat(models=[{"name": "llama", "input_price": "1.5"}])
+    assert Price.objects.count() == 1
+
+
+def test_a_price_beyond_the_limits_is_refused_but_shows_that_the_node_lives(
+    beat: Callable[..., httpx.Response], node: Node, server: Server, operator: Client
+) -> None:
+    terms.change(by=operator, reason="tests", max_input_price=2 * TOKEN)
+    before = timezone.now()
+    reply = beat(models=[{"name": "llama", "input_price": "2.5"}])
+    assert reply.status_code == 400
+    assert "at most 2" in reply.json()["models"]["llama"]["input_price"][0]
+    assert not Price.objects.exists()
+    server.until(lambda: Heartbeat.objects.get(node=node).at > before)

@@ -152,7 +152,9 @@ def test_a_node_that_falls_silent_is_paid_up_to_its_last_heartbeat(rich: Any, le
 
 def test_a_node_out_of_reach_may_come_back_in_time(lease: Lease) -> None:
     alive(at(100))
-    Node.objects.update(unreachable_since=at(90), unreachable_why="refused", state="unreachable", state_since=at(90))
+    Node.objects.update(
+        unreachable_since=at(90), unreachable_why="refused", state="unreachable", state_since=at(90)
+    )
     leases.sweep(now=at(100))
     lease.refresh_from_db()
     assert (lease.ended_at, lease.paid_until) == (None, at(90))
@@ -166,7 +168,9 @@ def test_a_node_out_of_reach_may_come_back_in_time(lease: Lease) -> None:
 
 def test_a_node_out_of_reach_for_long_is_paid_up_to_when_it_was_lost(lease: Lease) -> None:
     alive(at(151))
-    Node.objects.update(unreachable_since=at(90), unreachable_why="refused", state="unreachable", state_since=at(90))
+    Node.objects.update(
+        unreachable_since=at(90), unreachable_why="refused", state="unreachable", state_since=at(90)
+    )
     leases.sweep(now=at(151))
     lease.refresh_from_db()
     assert lease.end_code == "unreachable"
@@ -182,7 +186,9 @@ def test_a_suspended_node_is_let_go_at_once(lease: Lease, operator: Any) -> None
     assert lease.charged == money.for_seconds(lease.hour_price, 50)
 
 
-def test_a_node_that_leaves_the_marketplace_ends_its_lease(rich: Any, lease: Lease, api: Any, bob: Any) -> None:
+def test_a_node_that_leaves_the_marketplace_ends_its_lease(
+    rich: Any, lease: Lease, api: Any, bob: Any
+) -> None:
     alive(at(50))
     nodes.deregister(node_id=lease.node_id, now=at(50))
     lease.refresh_from_db()

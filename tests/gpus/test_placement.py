@@ -1,6 +1,7 @@
 """Which node gets a request."""
 
 import asyncio
+import random
 from collections import Counter
 
 import pytest
@@ -9,6 +10,8 @@ from gpus import placement
 from gpus.directory import LiveNode
 from gpus.liveness import Liveness, NodeFacts
 from gpus.placement import LiveOffer, NoCapacity, Policy, PolicyNotMet, Pool, QueueFull
+from gpus.prices import Ceiling, Rates
+from marketplace.money import TOKEN
 
 ONLINE = Liveness("online", "", takes_work=True)
 SILENT = Liveness("silent", "", "Start it.")
@@ -32,6 +35,7 @@ def add(
 
 @pytest.fixture
 def pool() -> Pool:
+    random.seed(1)
     return Pool("llama")
 
 
@@ -195,3 +199,90 @@ def test_ready_holds_just_the_free_offers(pool: Pool) -> None:
         slot.release()
     assert {offer.node.id for offer in pool.ready} == {offer.node.id for offer in offers if offer.free > 0}
     assert all(pool.ready[offer.place] is offer for offer in pool.ready)
+
+
+def test_of_nodes_that_are_alike_it_prefers_the_cheaper(pool: Pool) -> None:
+    dear, cheap = add(pool, 1, concurrency=100), add(pool, 2, concurrency=100)
+    dear.charge(Rates(3, 3))
+    cheap.charge(Rates(2, 2))
+    slot = placement.choose(pool)
+    assert slot is not None
+    assert slot.offer is cheap
+
+
+def test_a_free_offer_wins_and_divides_by_nothing(pool: Pool) -> None:
+    free, dear = add(pool, 1, concurrency=9), add(pool, 2, concurrency=9)
+    dear.charge(Rates(1, 0, 0))
+    slot = placement.choose(pool)
+    assert slot is not None
+    assert slot.offer is free
+    dear.charge(Rates())
+    assert placement.choose(pool) is not None
+
+
+def test_work_that_has_piled_up_outweighs_any_price(pool: Pool) -> None:
+    cheap, dear = add(pool, 1, concurrency=8), add(pool, 2, concurrency=8)
+    dear.charge(Rates(10**60, 10**60, 10**60))
+    cheap.outstanding = 3
+    slot = placement.choose(pool)
+    assert slot is not None
+    assert slot.offer is dear
+    cheap.outstanding = 8
+    pool.refresh(cheap)
+    assert placement.choose(pool) is not None
+
+
+async def test_a_refusal_names_the_maximum_price_that_would_do(pool: Pool, settings: object) -> None:
+    settings.CURRENCY = "OMNIT"  # type: ignore[attr-defined]
+    for number, price in enumerate((3, 2, 4)):
+        add(pool, number).charge(Rates(price * TOKEN, price * TOKEN, number))
+    add(pool, 9, liveness=SILENT).charge(Rates(TOKEN + 1))
+    with pytest.raises(PolicyNotMet) as refused:
+        await placement.take(pool, consumer=ALICE, policy=Policy(ceiling=Ceiling(TOKEN)), for_s=5)
+    assert refused.value.message == (
+        "4 nodes hold llama: 4 are over your maximum price. The cheapest of these asks 2 per million prompt tokens, "
+        "2 per million completion tokens and 0.000000000000000001 OMNIT per request."
+    )
+    assert refused.value.details == {
+        "nodes": {"over your maximum price": 4},
+        "cheapest": {"input_price": "2", "output_price": "2", "request_price": "0.000000000000000001"},
+    }
+
+
+def test_foreseeing_names_the_best_node_and_why_not_the_others(pool: Pool) -> None:
+    busy, best, dear = add(pool, 1, concurrency=4), add(pool, 2, concurrency=4), add(pool, 3)
+    full, silent = add(pool, 4), add(pool, 5, liveness=SILENT)
+    busy.outstanding, full.outstanding = 2, 1
+    pool.refresh(full)
+    dear.charge(Rates(9 * TOKEN))
+    found = placement.foresee(pool, policy=Policy(ceiling=Ceiling(TOKEN)))
+
+    assert (found.chosen, found.wait_s, found.error) == (best, 0.0, None)
+    assert dict(found.others) == {
+        busy: "more outstanding work or a higher price",
+        full: "full",
+        silent: "silent",
+        dear: "over your maximum price",
+    }
+    assert best.outstanding == 0
+
+
+async def test_foreseeing_estimates_the_wait_where_all_are_full(pool: Pool) -> None:
+    offer = add(pool, 1, concurrency=2)
+    pool.usual_s = 3.0
+    slots = [placement.choose(pool) for _ in range(2)]
+    waiting = asyncio.create_task(placement.take(pool, consumer=ALICE, for_s=5))
+    await asyncio.sleep(0)
+    found = placement.foresee(pool)
+    assert (found.chosen, found.wait_s) == (offer, 3.0)
+    waiting.cancel()
+    assert all(slots)
+
+
+def test_foreseeing_answers_the_error_where_nothing_would_do(pool: Pool) -> None:
+    for number in range(60):
+        add(pool, number, liveness=SILENT)
+    found = placement.foresee(pool)
+    assert (found.chosen, found.wait_s, len(found.others)) == (None, None, 50)
+    assert isinstance(found.error, NoCapacity)
+    assert "60 are silent" in found.error.message

@@ -97,7 +97,9 @@ def test_the_refusal_names_the_limit_and_changes_nothing(
 
     assert (too_much.status_code, too_little.status_code) == (400, 400)
     assert too_much.json() == {
-        "models": {"toy": {"input_price": ["This marketplace allows at most 2 OMNIT per million prompt tokens."]}}
+        "models": {
+            "toy": {"input_price": ["This marketplace allows at most 2 OMNIT per million prompt tokens."]}
+        }
     }
     assert too_little.json() == {"hour_price": ["This marketplace allows at least 1 OMNIT per GPU and hour."]}
     assert not Price.objects.exists()
@@ -217,7 +219,9 @@ def test_what_is_charged_stays_within_limits_that_came_later(bob: Any, node: Nod
     assert prices.change(node_id=node.pk, wishes=Wishes(Wish(request_price=1)), now=node.created_at) == 2
 
 
-def test_a_new_price_holds_in_every_process_at_once(serve: Any, add_node: Any, bob: Any, operator: Any) -> None:
+def test_a_new_price_holds_in_every_process_at_once(
+    serve: Any, add_node: Any, bob: Any, operator: Any
+) -> None:
     node = add_node("n1", url="http://127.0.0.1:1")
     first, second = serve(), serve()
     first.knows(node)

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from clients import terms
 from gpus import nodes, states
+from gpus.models import Allocation, Lease, Node, Price
 from gpus.offers import ModelSpec
+from gpus.prices import Wish
 from inference import catalogue, tasks
 from inference.catalogue import Catalogue, Entry, ModelNotFound, similar
 from inference.models import Model
@@ -121,10 +124,10 @@ def test_kinds_of_several_nodes_are_united(bob: Any) -> None:
     assert catalogue.load().entries["toy"].nodes == 2
 
 
-def test_reading_takes_three_queries(bob: Any, django_assert_num_queries: Any) -> None:
+def test_reading_takes_four_queries(bob: Any, django_assert_num_queries: Any) -> None:
     join(bob, *(ModelSpec(f"m{index}") for index in range(20)))
 
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(4):
         assert len(catalogue.load().entries) == 20
 
 
@@ -136,3 +139,34 @@ def test_the_sweep_catalogues_new_names_once(bob: Any, charlie: Any) -> None:
     assert tasks.sweep_catalogue() == 0
     row = Model.objects.get()
     assert (row.name, row.description, row.version, row.owner) == ("toy", "A toy.", "abc", None)
+
+
+def test_it_says_what_nodes_that_can_answer_now_ask(bob: Any, operator: Any, monkeypatch: Any) -> None:
+    terms.change(by=operator, reason="t", default_input_price=5, max_output_price=9, min_request_price=2)
+    for number, price in enumerate((Wish(3, 7), Wish(4, 12), None, Wish(0, 0))):
+        spec = ModelSpec("toy") if price is None else ModelSpec("toy", price=price)
+        node = join(bob, spec, machine_id=f"m{number}") if price != Wish(4, 12) else None
+        if node is None:
+            node = join(bob, ModelSpec("toy", price=Wish(4, 9)), machine_id=f"m{number}")
+            Price.objects.filter(node_id=node.pk).update(output_price=12, request_price=0)
+        Node.objects.filter(pk=node.pk).update(state="online" if number < 3 else "silent")
+
+    pricing = catalogue.load().entries["toy"].pricing
+    assert pricing is not None
+    assert pricing.lowest == {"input_price": 3, "output_price": 0, "request_price": 0}
+    assert pricing.highest == {"input_price": 5, "output_price": 9, "request_price": 2}
+
+
+def test_a_reserved_node_is_not_counted_as_available(alice: Any, bob: Any) -> None:
+    node = join(bob, ModelSpec("toy"))
+    Node.objects.filter(pk=node.pk).update(state="online")
+    assert catalogue.load().entries["toy"].available
+    made = Allocation.objects.create(
+        client=alice, task_type="inference", gpu_count=1, created_at=NOW, expires_at=NOW
+    )
+    Lease.objects.create(
+        allocation=made, node=node, node_name="n", provider=bob, gpus=1, hour_price=0, fee_bps=0,
+        started_at=NOW, paid_until=NOW, expires_at=NOW,
+    )  # fmt: skip
+    found = catalogue.load().entries["toy"]
+    assert (found.available, found.pricing) == (False, None)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import httpx2 as httpx
 import pytest
@@ -223,6 +224,7 @@ def test_while_all_are_busy_it_estimates_the_wait(
         ({"model": "lama"}, {}, 404, "model_not_found"),
         ({}, {"Authorization": "Bearer sk-wrong"}, 401, "unknown_credential"),
         ({}, {"X-Max-Cost": "0.01"}, 400, "over_maximum_cost"),
+        ({}, {"X-Allocation": str(uuid4())}, 404, "allocation_not_found"),
         ({}, {"X-Max-Price": "cheap"}, 400, "invalid_amount"),
     ],
 )

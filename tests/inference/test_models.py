@@ -30,6 +30,7 @@ def test_openais_list(alice: Any, api: Any) -> None:
         "kinds": [],
         "context_length": None,
         "available": False,
+        "pricing": None,
     }
     assert isinstance(body["data"][0]["created"], int)
 
@@ -89,6 +90,7 @@ def test_the_documents_list_of_models(charlie: Any, api: Any) -> None:
             "description": "",
             "min_gpu_memory": None,
             "is_available": False,
+            "pricing": None,
         }
     ]
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ import httpx2 as httpx
 import openai
 import pytest
 from aiohttp import web
+from django.db import connection
 from django.utils import timezone
 
 from clients import idempotency, keys, ledger
@@ -381,3 +383,48 @@ def test_who_deletes_a_record_deletes_the_reply_too(http: httpx.Client, alice: C
     assert http.delete(f"/inference/{first.json()['id']}/").status_code == 204
     assert StoredReply.objects.get().body is None
     assert code_of(http.post(url, json=body, headers=KEY)) == "idempotency_reply_not_kept"
+
+
+def test_in_a_crowd_each_key_is_carried_out_once(
+    http: httpx.Client, serve: Callable[[], Server], server: Server, node: Node, engine: Engine
+) -> None:
+    """Two processes, eight keys, forty-eight requests, and a database that drops its connections now and then."""
+
+    async def brief(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.05)
+        return await answer(request, body)
+
+    engine.behaviour = brief
+    other = serve()
+    other.knows(node)
+    replies: dict[str, set[bytes]] = {f"key {number}": set() for number in range(8)}
+
+    def insist(url: str, key: str) -> None:
+        headers = {**http.headers, "Idempotency-Key": key}
+        for _ in range(200):
+            reply = httpx.post(url + URL, json=CHAT | {"user": key}, headers=headers, timeout=20)
+            if reply.status_code == 200:
+                replies[key].add(reply.content + reply.headers["x-inference-id"].encode())
+                return
+            assert code_of(reply) in ("idempotency_key_in_use", "database_unavailable"), reply.text
+            time.sleep(0.05)
+
+    threads = [
+        threading.Thread(target=insist, args=[url, key])
+        for key in replies
+        for url in (server.url, other.url) * 3
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(0.1)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'group-commit' "
+                "AND datname = current_database()"
+            )
+    for thread in threads:
+        thread.join()
+    assert {key: len(found) for key, found in replies.items()} == dict.fromkeys(replies, 1)
+    assert charged() == [COST] * 8
+    assert settled()

@@ -248,3 +248,58 @@ def test_waiting_grows_and_never_keeps_step() -> None:
     assert 15 <= back_off(20) <= 30
     assert len({back_off(5) for _ in range(10)}) == 10
     assert version_tuple("0.10.0") > version_tuple("0.9.9")
+
+
+async def test_prices_go_with_the_registration_and_are_not_repeated(
+    joining: Start, marketplace: LinkServer
+) -> None:
+    joined = await joining("--token", "sk-bob", "--price-input", "0.2", "--price-hour", "1.5")
+    await joined.node.join()
+    await joined.node.beat()
+    said = marketplace.registrations[0]
+    assert (said["models"][0]["input_price"], said["hour_price"]) == ("0.2", "1.5")
+    assert "output_price" not in said["models"][0]
+    assert "input_price" not in marketplace.heartbeats[0]["models"][0]
+
+
+async def test_another_price_is_told_once_without_an_account(joining: Start, marketplace: LinkServer) -> None:
+    await (await joining("--token", "sk-bob", "--price-input", "0.2")).node.join()
+    again = await joining("--price-input", "0.3", "--price-request", "0.001")
+    await again.node.join()
+    for _ in range(2):
+        await again.node.beat()
+    first, second = (beat["models"][0] for beat in marketplace.heartbeats)
+    assert (first["input_price"], first["request_price"]) == ("0.3", "0.001")
+    assert "input_price" not in second
+    assert len(marketplace.registrations) == 1
+    assert again.node.state.priced == {"m": {"input_price": "0.3", "request_price": "0.001"}}
+
+
+async def test_a_price_that_is_refused_does_not_stop_the_heartbeats(
+    joining: Start, marketplace: LinkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await joining("--token", "sk-bob")).node.join()
+    dear = await joining("--price-output", "1000")
+    await dear.node.join()
+    heartbeat = Marketplace.heartbeat
+
+    async def refuse(self: Marketplace, *, node_token: str, report: dict[str, Any]) -> dict[str, Any]:
+        if any("output_price" in model for model in report["models"]):
+            raise MarketplaceRefused(400, "at most 10 OMNIT")
+        return await heartbeat(self, node_token=node_token, report=report)
+
+    monkeypatch.setattr(Marketplace, "heartbeat", refuse)
+    await dear.node.beat()
+    await dear.node.beat()
+    assert len(marketplace.heartbeats) == 1
+
+
+@pytest.mark.parametrize("price", ["cheap", "-1", "1e3", "1,5", "٣"])
+def test_a_price_is_a_decimal_number(price: str) -> None:
+    with pytest.raises(options.WrongOption, match="--price-hour"):
+        options.parse([f"--price-hour={price}"], {})
+
+
+def test_prices_come_from_the_environment_too() -> None:
+    parsed = options.parse([], {"AGENT_PRICE_OUTPUT": "0.5", "AGENT_PRICE_HOUR": "2"})
+    assert (parsed.prices, parsed.hour_price) == ({"output_price": "0.5"}, "2")

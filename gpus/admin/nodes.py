@@ -1,10 +1,10 @@
-"""What operators see and do about nodes."""
+"""Nodes and what runs on them."""
 
 from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Model, Prefetch, QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -13,13 +13,15 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
 
-from clients import providers
-from clients.admin import reasons
+from clients import providers, terms
+from clients.admin import reasons, rows
+from clients.admin.rows import ReadOnly
 from clients.models import Client
-from gpus import nodes, states
+from gpus import nodes, prices, states
 from gpus.api.fields import HARDWARE
 from gpus.liveness import Liveness
 from gpus.models import Gateway, Gpu, Node, NodeEvent, NodeState, Offer
+from marketplace import money
 from marketplace.errors import MarketplaceError
 
 STATE_COLOURS = {
@@ -34,24 +36,20 @@ STATE_COLOURS = {
 }
 
 
-class ReadOnly:
-    """Rows that the marketplace alone writes."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
 class OfferInline(ReadOnly, TabularInline):
     model = Offer
-    fields = ("model", "kinds", "context_length", "concurrency", "revision", "active")
+    fields = ("model", "kinds", "context_length", "concurrency", "revision", "asked", "active")
+    readonly_fields = ("asked",)
     extra = 0
     tab = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Offer]:
+        found: QuerySet[Offer] = super().get_queryset(request)
+        return found.select_related("price")
+
+    @display(description="price in / out per million tokens, per request")
+    def asked(self, offer: Offer) -> str:
+        return _asked(offer)
 
 
 class EventInline(ReadOnly, TabularInline):
@@ -82,12 +80,13 @@ class NodeAdmin(ModelAdmin):
         *("owner", "machine_id", "token_prefix", "live_state", "why", "what_to_do", "state_since"),
         *("last_heartbeat", "load", "models", "requests", "delivery", "push_url", "agent_version", "engine"),
         *("gateway", "draining", "maintenance", "drain_requested_at", "suspended_at", "suspended_reason"),
-        *("unreachable_since", "unreachable_why", "created_at", *HARDWARE),
+        *("unreachable_since", "unreachable_why", "created_at", "per_hour", *HARDWARE),
     )
     fieldsets = (
         (None, {"fields": ("name", "owner", "live_state", "why", "what_to_do", "state_since")}),
         ("Work", {"fields": ("last_heartbeat", "load", "models", "requests", "message")}),
         ("Placement", {"fields": ("region", "trusted")}),
+        ("Money", {"fields": ("per_hour",)}),
         (
             "Connection",
             {
@@ -168,6 +167,12 @@ class NodeAdmin(ModelAdmin):
         active = node.heartbeat.active_requests if hasattr(node, "heartbeat") else 0
         return f"{active} / {sum(offer.concurrency for offer in _offers(node))}"
 
+    @display(description="price per GPU-hour")
+    def per_hour(self, node: Node) -> str:
+        asked = node.hour_price.hour_price if node.hour_price else None
+        said = rows.shown(prices.hour_rate(asked, terms.current()))
+        return said if node.hour_price else f"{said} (default)"
+
     @display(description="requests")
     def requests(self, node: Node) -> str:
         address = reverse("admin:inference_inference_changelist")
@@ -221,6 +226,14 @@ class NodeAdmin(ModelAdmin):
         self.message_user(request, f"{changed} nodes are {outcome}{rest}.", messages.SUCCESS)
 
 
+def _asked(offer: Offer) -> str:
+    """What its owner asks; what is charged stays within the limits of the terms."""
+    asked = offer.price
+    if asked is None:
+        return "the default"
+    return f"{money.render(asked.input_price)} / {money.render(asked.output_price)}, {money.named(asked.request_price)}"
+
+
 def _operator(request: HttpRequest) -> Client:
     assert isinstance(request.user, Client)
     return request.user
@@ -240,12 +253,18 @@ def _offers(node: Node) -> list[Offer]:
 
 @admin.register(Offer)
 class OfferAdmin(ReadOnly, ModelAdmin):
-    list_display = ("model", "node", "kinds", "concurrency", "context_length", "revision", "active")
+    list_display = (
+        *("model", "node", "asked", "kinds", "concurrency", "context_length", "revision", "active"),
+    )
     list_filter = ("active", ("node", AutocompleteSelectFilter))
     list_filter_submit = True
     search_fields = ("model", "node__name")
-    list_select_related = ("node",)
+    list_select_related = ("node", "price")
     show_full_result_count = False
+
+    @display(description="price in / out per million tokens, per request")
+    def asked(self, offer: Offer) -> str:
+        return _asked(offer)
 
 
 @admin.register(Gateway)

@@ -1,0 +1,263 @@
+"""Checks a receipt anywhere: this one file and the package eth-account are all that it takes.
+
+    document = read(open("receipt.json").read())     # what GET /inference/<id>/receipt answered
+    verdict = verify(document, signer="0x…")         # what GET /receipts/key/ answered, best kept from earlier
+
+Whoever wants to check receipts without this file needs these four rules:
+
+1. A receipt's text is its JSON in UTF-8 with sorted keys, without spaces, and with nothing escaped that need not be.
+2. `signature` is made of this text by EIP-191 ("personal_sign") with the key of `signer`.
+3. A leaf is keccak256(0x00 ‖ text); two nodes a, b have the parent keccak256(min(a, b) ‖ max(a, b)); a node without a
+   partner rises as it is. OpenZeppelin's MerkleProof.verify(proof, root, leaf) checks such a proof in a contract.
+4. `root_signature` is made of the root's 32 bytes by EIP-191, likewise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from eth_account import Account
+from eth_account.messages import SignableMessage, encode_defunct
+from eth_hash.auto import keccak
+
+VERSION = 1
+SCHEME = "EIP-191"
+LEAF = b"\0"
+DECIMALS = 18
+# A batch would need more leaves than there are atoms for a longer proof.
+LONGEST_PROOF = 256
+# Whoever reads what is nested deeper may come to the end of the stack.
+MOST_BRACKETS = 2000
+
+_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,60})(?:\.([0-9]{0,17}[1-9]))?")
+_HASH = re.compile(r"0x[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"0x[0-9a-fA-F]{130}")
+
+
+class InvalidReceipt(ValueError):
+    """The document proves nothing; `problems` says why, a sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__(" ".join(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a document proves. `signer`: who has signed it. `batch`: where the receipt is sealed, None if not yet."""
+
+    signer: str
+    receipt: Mapping[str, Any]
+    batch: int | None
+
+
+# --- The rules ----------------------------------------------------------------------------------------------
+
+
+def canonical(receipt: Mapping[str, Any]) -> str:
+    """The text that is signed and hashed."""
+    return json.dumps(receipt, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def leaf(text: bytes) -> bytes:
+    """The leaf of a receipt's text: which is longer than the two hashes that a node is made of."""
+    return keccak(LEAF + text)
+
+
+def parent(one: bytes, two: bytes) -> bytes:
+    """What stands above two nodes, in whichever order."""
+    return keccak(one + two if one < two else two + one)
+
+
+def root_of(bottom: bytes, proof: Iterable[bytes]) -> bytes:
+    """The root that a proof leads to from a leaf."""
+    return reduce(parent, proof, bottom)
+
+
+def receipt_message(receipt: Mapping[str, Any]) -> SignableMessage:
+    """What is signed of a receipt."""
+    return encode_defunct(text=canonical(receipt))
+
+
+def root_message(root: bytes) -> SignableMessage:
+    """What is signed of a batch."""
+    return encode_defunct(primitive=root)
+
+
+# --- Checking -----------------------------------------------------------------------------------------------
+
+
+def read(text: str) -> dict[str, Any]:
+    """A document from its JSON. Raises InvalidReceipt for what can be read in more than one way."""
+
+    def no_number(said: str) -> Any:
+        raise InvalidReceipt([f"{said} stands where no receipt has such a number."])
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise InvalidReceipt(["A name stands twice in the same object."])
+        return found
+
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise InvalidReceipt(["This is not a receipt: it is far too deep."])
+    try:
+        found = json.loads(text, object_pairs_hook=once, parse_float=no_number, parse_constant=no_number)
+    except (json.JSONDecodeError, RecursionError):
+        raise InvalidReceipt(["This is not JSON."]) from None
+    except InvalidReceipt:
+        raise
+    except ValueError:  # a number of thousands of digits
+        raise InvalidReceipt(["It holds a number that no receipt has."]) from None
+    if not isinstance(found, dict):
+        raise InvalidReceipt(
+            ["This is not the answer of GET /inference/<id>/receipt: that is a JSON object."]
+        )
+    return found
+
+
+def verify(document: Mapping[str, Any], signer: str | None = None) -> Verdict:
+    """What a document proves; with `signer`, only if that address has signed it. Raises InvalidReceipt.
+
+    Without `signer` it is for the caller to compare `Verdict.signer` with the marketplace's address.
+    """
+    problems: list[str] = []
+    try:
+        receipt = _part(document, "receipt")
+        found = _signer(receipt_message(receipt), _text(document, "signature"))
+        problems += _check_signer(found, document, signer)
+        problems += _check_form(receipt)
+        problems += _check_amounts(receipt)
+        batch = None
+        if document["inclusion"] is not None:
+            inclusion = _part(document, "inclusion")
+            problems += _check_inclusion(receipt, inclusion, found)
+            batch = _count(inclusion, "batch")
+    except KeyError as error:
+        raise InvalidReceipt([*problems, f"{error.args[0]} is missing."]) from None
+    except _Malformed as error:
+        raise InvalidReceipt([*problems, str(error)]) from None
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidReceipt([*problems, "It holds something that no receipt holds."]) from None
+    if problems:
+        raise InvalidReceipt(problems)
+    return Verdict(found, receipt, batch)
+
+
+class _Malformed(Exception):
+    pass
+
+
+def _check_signer(found: str, document: Mapping[str, Any], wanted: str | None) -> Iterable[str]:
+    if found.lower() != _text(document, "signer").lower():
+        yield f"The signature is not that of {document['signer']}, which the document names: " + _NOT_SIGNED
+    if wanted is not None and found.lower() != wanted.lower():
+        yield f"The signature is not that of {wanted}: {_NOT_SIGNED}"
+
+
+_NOT_SIGNED = "the receipt was changed, or somebody else has made it."
+
+
+def _check_form(receipt: Mapping[str, Any]) -> Iterable[str]:
+    if receipt["version"] != VERSION:
+        raise _Malformed(f"This checks receipts of version {VERSION}; this one says {receipt['version']!r}.")
+    if not _is_plain(receipt):
+        yield "A receipt holds only texts, whole numbers, true, false and null."
+    for name in ("request_sha256", "response_sha256"):
+        if not re.fullmatch(r"[0-9a-f]{64}|", _text(receipt, name)):
+            yield f"{name} is not a SHA-256."
+    reference, number = _text(_part(receipt, "ledger"), "reference"), _count(receipt, "inference")
+    if reference != f"inference:{number}":
+        yield f"{reference} is not what the ledger calls request {number}."
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int))
+
+
+def _check_amounts(receipt: Mapping[str, Any]) -> Iterable[str]:
+    """Tokens times price is the cost; the cost is what was charged, unless it was capped; and that was shared out."""
+    tokens, price, cost = _part(receipt, "tokens"), _part(receipt, "price"), _part(receipt, "cost")
+    for name, rate in (("prompt", "input"), ("completion", "output")):
+        if _amount(cost, name) != -(-_count(tokens, name) * _amount(price, rate) // 1_000_000):
+            yield f"The cost of its {name} tokens is not their number times the price, rounded up."
+    # A node that broke off has not fulfilled the request: only its tokens are paid.
+    whole = receipt["status"] == "completed" or receipt["code"] == "consumer_left"
+    if _amount(cost, "request") != (_amount(price, "request") if whole else 0):
+        yield "The cost of the request itself is not its price" + (
+            "." if whole else ", which is 0 if it broke off."
+        )
+    total, charged = _amount(cost, "total"), _amount(receipt, "charged")
+    if total != sum(_amount(cost, name) for name in ("prompt", "completion", "request")):
+        yield "The parts of the cost do not add up to its total."
+    if charged > total or receipt["capped"] is not (charged < total):
+        yield "What was charged is not the cost, and no cap explains it."
+    share, fee = _amount(receipt, "provider_share"), _amount(receipt, "fee")
+    if share + fee != charged:
+        yield "The provider's share and the marketplace's fee do not add up to what was charged."
+    if fee != charged * _count(_part(receipt, "terms"), "fee_bps") // 10_000:
+        yield "The fee is not its share of what was charged."
+
+
+def _check_inclusion(receipt: Mapping[str, Any], inclusion: Mapping[str, Any], signer: str) -> Iterable[str]:
+    proof, root = inclusion["proof"], _bytes(inclusion["root"])
+    if not isinstance(proof, list) or len(proof) > LONGEST_PROOF:
+        raise _Malformed("The proof is not a list of hashes.")
+    _count(inclusion, "index")
+    if root_of(leaf(canonical(receipt).encode()), map(_bytes, proof)) != root:
+        yield "The proof does not lead from this receipt to the root of its batch."
+    if _signer(root_message(root), _text(inclusion, "root_signature")) != signer:
+        yield "The root of the batch is not signed by whoever signed the receipt."
+
+
+def _signer(message: SignableMessage, signature: str) -> str:
+    if not _SIGNATURE.fullmatch(signature):
+        raise _Malformed("A signature is 0x and 130 hexadecimal digits.")
+    recover: Callable[..., str] = Account.recover_message
+    try:
+        return recover(message, signature=signature)
+    except Exception:  # noqa: BLE001 - of several libraries, whatever cannot be a signature
+        raise _Malformed("A signature is not one that anybody can have made.") from None
+
+
+def _part(within: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if not isinstance(within[name], dict):
+        raise _Malformed(f"{name} is not an object.")
+    found: Mapping[str, Any] = within[name]
+    return found
+
+
+def _text(within: Mapping[str, Any], name: str) -> str:
+    if not isinstance(within[name], str):
+        raise _Malformed(f"{name} is not a text.")
+    return str(within[name])
+
+
+def _count(within: Mapping[str, Any], name: str) -> int:
+    value = within[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _Malformed(f"{name} is not a whole number.")
+    return value
+
+
+def _amount(within: Mapping[str, Any], name: str) -> int:
+    """Base units (10⁻¹⁸) of a decimal string that has no digit more than it needs."""
+    match = _AMOUNT.fullmatch(_text(within, name))
+    if match is None:
+        raise _Malformed(f"{name} is not an amount.")
+    return int(match[1]) * 10**DECIMALS + int((match[2] or "").ljust(DECIMALS, "0"))
+
+
+def _bytes(text: Any) -> bytes:
+    if not isinstance(text, str) or not _HASH.fullmatch(text):
+        raise _Malformed("A hash is 0x and 64 hexadecimal digits.")
+    return bytes.fromhex(text[2:])
