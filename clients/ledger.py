@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F, Sum
+from django.db.models import F, Q, Sum
 
 from clients.models import Account, AccountKind, Hold, Transfer, TransferKind
 from clients.models.ledger import UNBOUNDED_KINDS
@@ -160,7 +160,8 @@ class CannotReverse(Conflict):
 
 def account(client_id: int | None, kind: AccountKind) -> Account:
     """The account of a client, or of the marketplace (`None`); made where it is missing."""
-    found = Account.objects.filter(client_id=client_id, kind=kind).first()
+    owner = Q(client=None) if client_id is None else Q(client_id=client_id)
+    found = Account.objects.filter(owner, kind=kind).first()
     if found is None:
         (pk,) = _call("SELECT ledger_account(%s, %s)", [client_id, kind.value])
         found = Account.objects.get(pk=pk)
@@ -334,6 +335,9 @@ def reverse(original: Transfer, *, reason: str, by_id: int | None) -> Transfer:
     common: dict[str, Any] = {"kind": TransferKind.REVERSAL, "memo": reason, "by_id": by_id}
     fees = account(None, AccountKind.FEES)
     _lock(original.source_id, original.destination_id, fees.pk)
+    # Stripes in the order of their accounts, as settlements lock them.
+    for pk in sorted({original.destination_id, fees.pk}):
+        _call("SELECT ledger_gather(%s)", [pk])
     back: Transfer | None = None
     if original.amount > original.fee:
         back = transfer(

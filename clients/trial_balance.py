@@ -18,7 +18,7 @@ from clients.books import Check
 from clients.models import AccountKind
 
 # So many of the rows that break a check are shown; all of them are counted.
-SHOWN = 100
+SHOWN = 20
 
 _HAS = """
     SELECT a.id, a.client_id, a.kind, a.held, a.balance + coalesce(s.balance, 0) AS balance
@@ -176,7 +176,7 @@ def run() -> Report:
 
 
 def _result(cursor: Any, check: Check) -> Result:
-    sql = f"SELECT *, count(*) OVER () FROM ({check.sql}) AS broken LIMIT {SHOWN}"  # noqa: S608 - constants
+    sql = f"SELECT *, count(*) OVER () FROM ({check.sql}) AS broken ORDER BY 2 LIMIT {SHOWN}"  # noqa: S608 - constants
     cursor.execute(sql)
     rows = cursor.fetchall()
     breaks = [

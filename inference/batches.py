@@ -15,7 +15,7 @@ from django.db.models import Max
 
 from inference import hours, merkle, receipts, signing, verification
 from inference.models import ReceiptBatch
-from inference.receipts import PAID, Paid
+from inference.receipts import ONE_BY_ONE, PAID, Paid
 
 # What is in memory at once, and what a proof has to be made from.
 MOST = 4096
@@ -75,8 +75,7 @@ def _seal(upto: int, *, now: datetime) -> int:
         if not cursor.fetchone()[0]:
             return 0
         last = ReceiptBatch.objects.aggregate(last=Max("last_transfer"))["last"] or 0
-        # The planner must not read all records there ever were because it overestimates what is new.
-        cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+        cursor.execute(ONE_BY_ONE)
         cursor.execute(f"{PAID} AND t.id > %s AND t.id <= %s ORDER BY t.id LIMIT %s", [last, upto, MOST])
         rows = [Paid._make(row) for row in cursor.fetchall()]
     if rows:

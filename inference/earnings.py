@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db import connection
+from django.db import connection, transaction
 
 from clients.models import Account, AccountKind
 from gpus.models import Lease, Node
 from inference import capacity
 from inference.capacity import Capacity, Span
 from inference.models import Earning
+from inference.receipts import ONE_BY_ONE
 from marketplace.errors import InvalidRequest, NotFound
 
 HOUR_MS = 3_600_000
@@ -254,7 +255,8 @@ def _rows(scope: Scope, group: str) -> list[_Row]:
         }
     if scope.node_id is not None:
         whose["node"] = "node_id = %(node)s"
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(ONE_BY_ONE)
         cursor.execute(_REPORT.format(key=GROUPS[group], **whose), values)
         return [_Row(*row[:3], *map(int, row[3:])) for row in cursor.fetchall()]
 
@@ -283,7 +285,7 @@ _REPORT = """
         JOIN clients_transfer t ON t.id = r.reverses_id AND t.kind = 'inference'
         JOIN inference_inference i
             ON i.id = CASE WHEN t.reference ~ '^inference:[0-9]{{1,18}}$' THEN substr(t.reference, 11)::bigint END
-        WHERE r.kind = 'reversal' AND {from}
+        WHERE r.kind = 'reversal' AND r.reverses_id IS NOT NULL AND {from}
     )
     SELECT {key}, node_id, max(node_name), sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(busy_ms),
         sum(charged), sum(fee), sum(refunded)

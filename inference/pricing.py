@@ -34,19 +34,19 @@ def answer_tokens(said: Mapping[str, Any]) -> int | None:
     most = said.get("max_completion_tokens")
     if most is None:
         most = said.get("max_tokens")
-    if not _is_count(most):
-        return None
-    return most * answers(said)
+    count = _count(most)
+    return None if count is None else count * answers(said)
 
 
 def answers(said: Mapping[str, Any]) -> int:
     """How many answers a request asks for."""
-    counts = [said.get(name) for name in ("n", "best_of")]
-    return min(max((count for count in counts if _is_count(count)), default=1) or 1, MOST_ANSWERS)
+    most = max(_count(said.get("n")) or 1, _count(said.get("best_of")) or 1)
+    return min(most, MOST_ANSWERS)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _count(value: Any) -> int | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if is_count else None
 
 
 def bound(

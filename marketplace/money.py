@@ -89,7 +89,7 @@ def for_seconds(price_per_hour: int, seconds: float) -> int:
     return -(-price_per_hour * math.ceil(seconds) // 3600)
 
 
-class MoneyField(models.Field):  # type: ignore[type-arg]
+class MoneyField(models.Field):
     """NUMERIC(78,0): base units, an int in Python."""
 
     _pyi_private_set_type: int | models.expressions.Combinable

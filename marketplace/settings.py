@@ -69,7 +69,7 @@ IDEMPOTENCY_MAX_REPLY_BYTES = env.int(
 # For how long, counted from now, nodes can be reserved.
 ALLOCATION_MAX_HOURS = env.float("ALLOCATION_MAX_HOURS", 720, validate=validate.Range(min=0.01, max=87_600))
 # The Ethereum key that signs receipts, 0x and 64 hexadecimal digits. Empty: one that SECRET_KEY gives.
-RECEIPT_KEY = env.str("RECEIPT_KEY", "", validate=validate.Regexp(r"^(0x[0-9a-fA-F]{64})?$"))
+RECEIPT_KEY: str = env.str("RECEIPT_KEY", "", validate=validate.Regexp(r"^(0x[0-9a-fA-F]{64})?$"))
 CURRENCY = env.str("CURRENCY", "OMNIT")  # the symbol of the money that everything is paid in
 # What a new account is given, in tokens.
 STARTING_CREDIT = env.decimal("STARTING_CREDIT", Decimal(0), validate=_is_amount)

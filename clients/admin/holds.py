@@ -127,7 +127,13 @@ class HoldAdmin(ReadOnly, ModelAdmin):
     @action(description="Release, with a reason", permissions=["release"])
     def release(self, request: HttpRequest, queryset: QuerySet[Hold]) -> HttpResponse | None:
         reason = reasons.ask(
-            request, self, queryset, title="Release", note=NOTE, seen_by="It is kept in the audit."
+            request,
+            self,
+            queryset,
+            title="Release",
+            note=NOTE,
+            seen_by="It is kept in the audit.",
+            describe=lambda each: f"{each}: {rows.shown(each.amount - each.captured)} of {each.account}",
         )
         if isinstance(reason, HttpResponse):
             return reason

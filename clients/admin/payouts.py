@@ -8,6 +8,7 @@ from django.db.models import Case, QuerySet, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
@@ -31,7 +32,7 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
     """Those that wait come first, the oldest on top."""
 
     list_display = (
-        *(moment("requested_at"), "client", amount("amount"), "destination", "shown_status", "reason"),
+        *(moment("requested_at"), "client", amount("amount"), "where_to", "shown_status", "reason"),
         "decided",
     )
     list_filter = ("status", ("client", AutocompleteSelectFilter), "requested_at")
@@ -69,6 +70,12 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
     @display(description="status", ordering="status", label=STATUS_COLOURS)
     def shown_status(self, payout: Payout) -> str:
         return str(PayoutStatus(payout.status).label)
+
+    @display(description="destination", ordering="destination")
+    def where_to(self, payout: Payout) -> str:
+        # Addresses are long words.
+        style = "display: inline-block; min-width: 12rem; overflow-wrap: anywhere"
+        return format_html('<span style="{}">{}</span>', style, payout.destination)
 
     @display(description="decided", ordering="decided_at")
     def decided(self, payout: Payout) -> str:
@@ -131,7 +138,15 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
         note: str,
     ) -> HttpResponse | None:
         reason = reasons.ask(
-            request, self, queryset, title=title, note=note, seen_by="The provider reads it."
+            request,
+            self,
+            queryset,
+            title=title,
+            note=note,
+            seen_by="The provider reads it.",
+            describe=lambda each: (
+                f"{each}: {rows.shown(each.amount)} for {each.client}, to {each.destination}"
+            ),
         )
         if isinstance(reason, HttpResponse):
             return reason

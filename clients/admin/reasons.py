@@ -1,6 +1,6 @@
 """Asking an operator why, before something is taken from somebody who will read it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import forms
@@ -37,6 +37,7 @@ def ask(
     title: str,
     note: str = "",
     seen_by: str = "The person reads it.",
+    describe: Callable[[Any], str] = str,
 ) -> str | HttpResponse:
     """The reason that the operator typed for these rows, or the page that asks for it."""
     typed = "reason" in request.POST
@@ -44,7 +45,7 @@ def ask(
     form.fields["reason"].help_text = seen_by
     if typed and form.is_valid():
         return str(form.cleaned_data["reason"])
-    return fill(request, model_admin, form, title=title, note=note, objects=queryset)
+    return fill(request, model_admin, form, title=title, note=note, objects=queryset, describe=describe)
 
 
 def fill(
@@ -55,13 +56,14 @@ def fill(
     title: str,
     note: str = "",
     objects: Iterable[Any] = (),
+    describe: Callable[[Any], str] = str,
 ) -> HttpResponse:
     """The page with a form that an operator fills in before something is done; it is sent to where it came from."""
     context = model_admin.admin_site.each_context(request) | {
         "title": title,
         "form": form,
         "note": note,
-        "objects": objects,
+        "objects": [(each.pk, describe(each)) for each in objects],
         "opts": model_admin.model._meta,
         "action": request.POST.get("action", ""),
         "action_checkbox_name": ACTION_CHECKBOX_NAME,

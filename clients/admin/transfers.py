@@ -123,6 +123,7 @@ def give_back(
         title="Give back",
         note="What was paid goes back to who paid it, the fee included, by further transfers. Nothing is deleted.",
         seen_by="Both see it in their statements.",
+        describe=lambda each: f"{each}: {rows.shown(each.amount)} from {each.source} to {each.destination}",
     )
     if isinstance(reason, HttpResponse):
         return reason

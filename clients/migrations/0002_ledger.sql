@@ -296,10 +296,11 @@ DECLARE
     moment timestamptz := clock_timestamp();
     fees bigint := ledger_account(NULL, 'fees');
 BEGIN
+    -- Arrays, since a join may read all holds there are where the planner knows nothing of them yet.
     PERFORM 1 FROM clients_account
-    WHERE id IN (
-        SELECT h.account_id FROM json_to_recordset(rows) AS said (reference text)
-        JOIN clients_hold h ON h.reference = said.reference)
+    WHERE id = ANY (ARRAY(
+        SELECT h.account_id FROM clients_hold h
+        WHERE h.reference = ANY (ARRAY(SELECT said.reference FROM json_to_recordset(rows) AS said (reference text)))))
     ORDER BY id FOR NO KEY UPDATE;
     RETURN QUERY
     WITH said AS MATERIALIZED (
@@ -319,7 +320,7 @@ BEGIN
             ended_at = CASE WHEN s.final THEN moment END,
             outcome = CASE WHEN NOT s.final THEN '' WHEN h.captured + s.captured > 0 THEN 'settled' ELSE 'released' END
         FROM said s
-        WHERE h.reference = s.reference AND h.ended_at IS NULL
+        WHERE h.reference = s.reference AND h.reference = ANY (ARRAY(SELECT reference FROM said)) AND h.ended_at IS NULL
             AND (s.final OR NOT EXISTS (SELECT 1 FROM clients_transfer t WHERE t.reference = s.transfer))
         RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.tokens AS reserved_tokens, s.final,
             s.captured, s.fee, s.payee_client, s.payee_kind, s.transfer, s.kind, s.memo, s.by_id, s.stripe,

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from marketplace.money import MoneyField
 
 
-class ReferenceField(models.CharField):  # type: ignore[type-arg]
+class ReferenceField(models.CharField):
     """A text with one index: for a column of type varchar Django adds a second one, for LIKE."""
 
     def db_type(self, connection: Any) -> str:

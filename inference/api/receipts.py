@@ -23,14 +23,14 @@ class InclusionSerializer(serializers.Serializer[Any]):
     batch = serializers.IntegerField()
     index = serializers.IntegerField(help_text="Which of the batch's receipts it is.")
     proof = serializers.ListField(child=serializers.CharField(help_text="0x…, 32 bytes."))
-    root = serializers.CharField(help_text="0x…, keccak256.")
+    root: Any = serializers.CharField(help_text="0x…, keccak256.")
     root_signature = serializers.CharField(help_text="EIP-191, of the root's 32 bytes.")
 
 
 class ReceiptDocument(serializers.Serializer[Any]):
     """A receipt with what proves it; `manage.py verify_receipt`, or inference/verification.py by itself, checks it."""
 
-    receipt: Any = serializers.DictField(
+    receipt = serializers.DictField(
         child=serializers.JSONField(),
         help_text="Who answered what to whom at which price, what it did cost and how that was shared. "
         "Amounts are decimal strings of tokens of money.",
@@ -38,7 +38,7 @@ class ReceiptDocument(serializers.Serializer[Any]):
     signature = serializers.CharField(
         help_text="EIP-191, of the receipt as JSON with sorted keys and without spaces."
     )
-    signer: Any = serializers.CharField(
+    signer = serializers.CharField(
         help_text="The address whose signature it is; compare it with /receipts/key/."
     )
     inclusion = InclusionSerializer(

@@ -61,13 +61,15 @@ def spec(watched: None) -> dict[str, Any]:
         client=clients["carol"], api_key=made["limited"], concurrency=7, requests_per_minute=250,
         tokens_per_minute=15_000, budget_total=5_000,
     )  # fmt: skip
+    # The fees' account has a smaller number than the payee's here, though a reversal takes from the payee first.
+    fees = ledger.account(None, AccountKind.FEES)
     payee = ledger.account(clients["bob"].pk, AccountKind.EARNED)
     return {
         "seed": time.time_ns(),
         "until": time.time() + START_S + SECONDS,
         "clients": {name: client.pk for name, client in clients.items()},
         "payee": payee.pk,
-        "fees": ledger.account(None, AccountKind.FEES).pk,
+        "fees": fees.pk,
         "keys": {name: key.pk for name, key in made.items()},
     }
 

@@ -70,6 +70,12 @@ def test_it_says_what_was_paid_to_whom_for_what(
     assert found["ledger"]["transfer"] == paid.pk
     assert (found["request_sha256"], found["response_sha256"]) == ("1" * 64, "2" * 64)
     assert found["finished_at"] == "2026-11-20T12:30:00.000000Z"
+    # Sealed receipts are written anew with these: whoever adds one must write the old ones as before.
+    assert ",".join(sorted(found)) == (
+        "allocation,attempts,capped,charged,client,code,cost,created_at,currency,face,fee,finished_at,id,inference,"
+        "kind,ledger,marketplace,model,node,price,provider,provider_share,request_id,request_sha256,response_sha256,"
+        "revision,status,streamed,terms,tokens,version"
+    )
     assert "Why?" not in reply.content.decode()
     assert "Because." not in reply.content.decode()
     assert "slow-node" not in reply.content.decode()
