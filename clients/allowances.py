@@ -107,11 +107,13 @@ def _counters(client_id: int, api_key: ApiKey | None) -> dict[str, Any]:
     minute, today = moment.replace(second=0, microsecond=0), moment.date()
     holds = Hold.objects.filter(account__client_id=client_id, account__kind=AccountKind.SPENDABLE)
     holds = holds if api_key is None else holds.filter(api_key_id=api_key.pk)
-    recent = holds.filter(created_at__gte=minute).aggregate(requests=Count("pk"), tokens=Sum("tokens"))
+    recent = holds.filter(created_at__gte=minute, tokens__isnull=False).aggregate(
+        requests=Count("pk"), tokens=Sum("tokens")
+    )
     ended = [record(client_id, api_key.pk if api_key else None, minute) for record in _records]
     by_day = sum((Counter(each.by_day) for each in ended), _by_day(holds))
     return {
-        "running": holds.filter(ended_at=None).count(),
+        "running": holds.filter(ended_at=None, tokens__isnull=False).count(),
         "minute": minute,
         "minute_requests": recent["requests"] + sum(each.requests for each in ended),
         "minute_tokens": (recent["tokens"] or 0) + sum(each.tokens for each in ended),

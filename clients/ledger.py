@@ -229,9 +229,11 @@ def hold(
     amount: int,
     kind: AccountKind = AccountKind.SPENDABLE,
     api_key_id: int | None = None,
-    tokens: int = 0,
+    tokens: int | None = 0,
 ) -> Hold:
     """Reserve money for what is about to begin. An open hold with this reference grows to `amount`.
+
+    `tokens` is the most that a request can use; None is not a request, and only budgets bind it.
 
     Raises InsufficientFunds, BudgetExceeded, RateLimited, HoldEnded.
     """

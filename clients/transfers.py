@@ -121,7 +121,7 @@ def _send_within_limits(
     ledger.account(to.pk, AccountKind.SPENDABLE)
     # Both at once: the payee's stripe is written under the lock of its account, like everything that gathers it.
     ledger.lock([payer.pk, to.pk])
-    ledger.hold(reference=reference, client_id=payer.pk, amount=amount, api_key_id=api_key_id)
+    ledger.hold(reference=reference, client_id=payer.pk, amount=amount, api_key_id=api_key_id, tokens=None)
     ledger.settle(
         reference=reference,
         amount=amount,

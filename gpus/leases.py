@@ -55,7 +55,9 @@ def hold(lease: Lease, *, client_id: int, api_key_id: int | None, until: datetim
     """Reserve what a lease costs until then, all in all. Raises what `ledger.hold` does."""
     if lease.hour_price:
         amount = price_until(lease, until)
-        ledger.hold(reference=lease.reference, client_id=client_id, api_key_id=api_key_id, amount=amount)
+        ledger.hold(
+            reference=lease.reference, client_id=client_id, api_key_id=api_key_id, amount=amount, tokens=None
+        )
 
 
 def price_until(lease: Lease, at: datetime) -> int:

@@ -176,9 +176,10 @@ class Relay:
 
     def _with_others(self, error: NoCapacity, ask: Ask) -> NoCapacity:
         """The same error, with what the consumer could ask for instead."""
+        pools = self.gateway.directory.pools_for(ask.allocation, ask.principal.client_id)
         names = [
             name
-            for name in placement.others(self.gateway.directory.pools, but=ask.model, policy=ask.policy)
+            for name in placement.others(pools, but=ask.model, policy=ask.policy)
             if self._shelf.may_use(name, ask.principal)
         ]
         if not names:

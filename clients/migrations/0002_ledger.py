@@ -84,7 +84,7 @@ class Migration(migrations.Migration):
                 ('api_key_id', models.BigIntegerField(blank=True, null=True)),
                 ('amount', marketplace.money.MoneyField()),
                 ('captured', marketplace.money.MoneyField(db_default=0, default=0)),
-                ('tokens', models.BigIntegerField(db_default=0, default=0)),
+                ('tokens', models.BigIntegerField(blank=True, help_text='Empty: not a request.', null=True)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('ended_at', models.DateTimeField(blank=True, null=True)),
                 ('outcome', models.CharField(blank=True, choices=[('settled', 'settled'), ('released', 'released')], db_default='', max_length=8)),

@@ -134,7 +134,7 @@ $$;
 -- Reserve money, and a place within the limits of the account and of the API key, for what is about to begin.
 --
 -- rows: [{"reference", "client_id", "account" (its kind, default "spendable"), "api_key_id", "amount", "tokens",
--- "grows" (there must be one)}].
+-- "grows" (there must be one)}]. What has no "tokens" is not a request: only budgets bind it.
 -- A hold that is open grows to `amount` if it is smaller.
 -- Returns the rows that were refused, with a code and the numbers, and those that a limit applies to (code '').
 CREATE FUNCTION ledger_hold(rows json) RETURNS TABLE (reference text, code text, details json)
@@ -152,6 +152,7 @@ DECLARE
     more numeric;
     more_tokens bigint;
     is_new boolean;
+    is_request boolean;
     why json;
     made text[] := '{}';
     made_for bigint[] := '{}';
@@ -169,7 +170,7 @@ BEGIN
         ORDER BY 1, 2
     ) AS missing;
     FOR wanted IN
-        SELECT said.reference, said.api_key_id, coalesce(said.amount, 0) AS amount, coalesce(said.tokens, 0) AS tokens,
+        SELECT said.reference, said.api_key_id, coalesce(said.amount, 0) AS amount, said.tokens,
             coalesce(said.grows, false) AS grows, a.id AS account_id, a.client_id
         FROM json_to_recordset(rows) AS said
             (reference text, client_id bigint, account text, api_key_id bigint, amount numeric, tokens bigint,
@@ -205,13 +206,14 @@ BEGIN
             END IF;
         END IF;
         reference := wanted.reference;
+        is_request := wanted.tokens IS NOT NULL;
         is_new := NOT wanted.reference = ANY (made);
         IF NOT is_new THEN
             CONTINUE;
         END IF;
         more := wanted.amount;
-        more_tokens := wanted.tokens;
-        SELECT false, greatest(wanted.amount - h.amount, 0), greatest(wanted.tokens - h.tokens, 0)
+        more_tokens := coalesce(wanted.tokens, 0);
+        SELECT false, greatest(wanted.amount - h.amount, 0), greatest(coalesce(wanted.tokens, 0) - coalesce(h.tokens, 0), 0)
         INTO is_new, more, more_tokens
         FROM clients_hold h WHERE h.reference = wanted.reference AND h.ended_at IS NULL;
         IF NOT FOUND THEN
@@ -224,17 +226,17 @@ BEGIN
             END IF;
             is_new := true;
             more := wanted.amount;
-            more_tokens := wanted.tokens;
+            more_tokens := coalesce(wanted.tokens, 0);
         END IF;
         IF NOT is_new AND more = 0 AND more_tokens = 0 THEN
             CONTINUE;
         END IF;
         why := NULL;
         IF keyed.id IS NOT NULL THEN
-            why := allowance_objection(keyed, more, more_tokens, is_new, moment);
+            why := allowance_objection(keyed, more, more_tokens, is_new AND is_request, moment);
         END IF;
         IF why IS NULL AND own.id IS NOT NULL THEN
-            why := allowance_objection(own, more, more_tokens, is_new, moment);
+            why := allowance_objection(own, more, more_tokens, is_new AND is_request, moment);
         END IF;
         IF why IS NOT NULL THEN
             code := 'limit_reached';
@@ -254,8 +256,8 @@ BEGIN
         END IF;
         taken := taken + more;
         free := free - more;
-        IF own.id IS NOT NULL THEN own := allowance_take(own, more, more_tokens, is_new); END IF;
-        IF keyed.id IS NOT NULL THEN keyed := allowance_take(keyed, more, more_tokens, is_new); END IF;
+        IF own.id IS NOT NULL THEN own := allowance_take(own, more, more_tokens, is_new AND is_request); END IF;
+        IF keyed.id IS NOT NULL THEN keyed := allowance_take(keyed, more, more_tokens, is_new AND is_request); END IF;
         IF is_new THEN
             made := made || wanted.reference;
             made_for := made_for || account.id;
@@ -355,7 +357,7 @@ BEGIN
             month_used = greatest(a.month_used - t.month, 0),
             total_used = greatest(a.total_used - t.total, 0)
         FROM (
-            SELECT l.id, count(*) FILTER (WHERE e.final) AS ended,
+            SELECT l.id, count(*) FILTER (WHERE e.final AND e.reserved_tokens IS NOT NULL) AS ended,
                 coalesce(sum(e.reserved_tokens - e.used_tokens)
                     FILTER (WHERE l.minute = date_trunc('minute', e.created_at)), 0) AS minute_tokens,
                 coalesce(sum(e.freed - e.captured)

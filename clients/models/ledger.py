@@ -185,7 +185,7 @@ class Hold(models.Model):
     api_key_id = models.BigIntegerField(null=True, blank=True)
     amount = MoneyField()
     captured = MoneyField(default=0, db_default=0)
-    tokens = models.BigIntegerField(default=0, db_default=0)
+    tokens = models.BigIntegerField(null=True, blank=True, help_text="Empty: not a request.")
     created_at = models.DateTimeField(db_default=Now())
     ended_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=8, choices=HoldOutcome, blank=True, db_default="")

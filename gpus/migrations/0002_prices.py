@@ -11,6 +11,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
+        ('clients', '0002_ledger'),
         ('gpus', '0001_initial'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
@@ -88,5 +89,10 @@ class Migration(migrations.Migration):
                 'ordering': ['id'],
                 'constraints': [models.UniqueConstraint(models.F('node'), condition=models.Q(('ended_at', None)), name='lease_node_open_once')],
             },
+        ),
+        # Receipts name prices for ever.
+        migrations.RunSQL(
+            "CREATE TRIGGER final BEFORE UPDATE OR DELETE ON gpus_price FOR EACH ROW EXECUTE FUNCTION ledger_is_final()",
+            "DROP TRIGGER final ON gpus_price",
         ),
     ]

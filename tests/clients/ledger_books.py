@@ -7,7 +7,7 @@ from typing import Any
 from django.db import connection
 
 # One row per account whose numbers disagree with what is written about it. One statement: one moment.
-_WRONG = """
+WRONG = """
     WITH moved AS (
         SELECT destination_id AS id, amount - fee AS amount FROM clients_transfer
         UNION ALL SELECT source_id, -amount FROM clients_transfer
@@ -35,7 +35,7 @@ _WRONG = """
 def wrong() -> list[tuple[Any, ...]]:
     """What does not add up at this moment; an empty list if all is well."""
     with connection.cursor() as cursor:
-        cursor.execute(_WRONG)
+        cursor.execute(WRONG)
         return list(cursor.fetchall())
 
 

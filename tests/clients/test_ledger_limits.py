@@ -49,7 +49,7 @@ def hold(
     amount: float = 0,
     *,
     key: ApiKey | None = None,
-    tokens: int = 0,
+    tokens: int | None = 0,
     **more: Any,
 ) -> Hold:
     return ledger.hold(
@@ -429,3 +429,16 @@ def test_an_account_knows_whether_it_has_limits(rich: Client, key: ApiKey) -> No
     assert limited()
     own.delete()
     assert not limited()
+
+
+def test_what_is_no_request_is_bound_by_budgets_alone(rich: Client, bob: Client) -> None:
+    allowance = limit(rich, requests_per_minute=1, concurrency=1, budget_total=5)
+
+    hold(rich, "lease:1", 4, tokens=None)
+    hold(rich, "inference:1", 1, tokens=7)
+    with pytest.raises(ledger.BudgetExceeded):
+        hold(rich, "lease:2", 1, tokens=None)
+    settle(bob, "lease:1", 4)
+
+    allowance.refresh_from_db()
+    assert counted(allowance) == (1, 7, 1)

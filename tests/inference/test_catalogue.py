@@ -142,14 +142,12 @@ def test_the_sweep_catalogues_new_names_once(bob: Any, charlie: Any) -> None:
 
 
 def test_it_says_what_nodes_that_can_answer_now_ask(bob: Any, operator: Any, monkeypatch: Any) -> None:
-    terms.change(by=operator, reason="t", default_input_price=5, max_output_price=9, min_request_price=2)
+    terms.change(by=operator, reason="t", default_input_price=5)
     for number, price in enumerate((Wish(3, 7), Wish(4, 12), None, Wish(0, 0))):
         spec = ModelSpec("toy") if price is None else ModelSpec("toy", price=price)
-        node = join(bob, spec, machine_id=f"m{number}") if price != Wish(4, 12) else None
-        if node is None:
-            node = join(bob, ModelSpec("toy", price=Wish(4, 9)), machine_id=f"m{number}")
-            Price.objects.filter(node_id=node.pk).update(output_price=12, request_price=0)
+        node = join(bob, spec, machine_id=f"m{number}")
         Node.objects.filter(pk=node.pk).update(state="online" if number < 3 else "silent")
+    terms.change(by=operator, reason="limits", max_output_price=9, min_request_price=2)
 
     pricing = catalogue.load().entries["toy"].pricing
     assert pricing is not None
