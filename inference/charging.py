@@ -112,9 +112,21 @@ class Charging:
         code, details = verdict or ("", None)
         if code:
             record.refused = not record.admitted
+            record.limits = _left_of(details) or record.limits
             raise ledger.refusal(code, details)
         record.admitted = True
         record.limits = details or record.limits
+
+
+def _left_of(details: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a limit per minute that refused a request has left, in the shape in which admitted ones are told."""
+    what = {"requests_per_minute": "requests", "tokens_per_minute": "tokens"}.get(
+        (details or {}).get("limit", "")
+    )
+    if details is None or what is None:
+        return None
+    left = [details["allowed"], details["allowed"] - details["used"]]
+    return {"requests": None, "tokens": None, "reset": details["retry_after"] or 60, what: left}
 
 
 def check_cost(ask: Ask, most: int, *, on: str) -> None:

@@ -160,7 +160,9 @@ class ReceiptBatch(models.Model):
     # What its receipts say that a setting could change.
     marketplace = models.CharField(max_length=500)
     currency = models.CharField(max_length=50)
-    leaves = models.BinaryField(help_text="The receipts' hashes, 32 bytes each, in the order of their transfers.")
+    leaves = models.BinaryField(
+        help_text="The receipts' hashes, 32 bytes each, in the order of their transfers."
+    )
     created_at = models.DateTimeField()
 
     class Meta:

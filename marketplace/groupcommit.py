@@ -167,8 +167,8 @@ class GroupCommit:
                     locked.add(row[statement.locks])
         names: list[str] = sorted(rows, key=self._rank.__getitem__)
         queries = [(name, orjson.dumps(rows[name]).decode()) for name in names]
-        # A single row lock needs no order.
-        if len(locked) > 1 and self._lock is not None:
+        # Also a single one: a statement that waits for a row goes on with what it saw of other rows before it waited.
+        if locked and self._lock is not None:
             queries.insert(0, (self._lock.name, orjson.dumps(list(locked)).decode()))
         return await self._run(queries)
 

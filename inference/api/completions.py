@@ -229,17 +229,20 @@ def deadline_of(call: Call) -> float:
 def reply_headers(desk: Desk, run: Run) -> dict[bytes, bytes]:
     """What a reply says about itself: which record it is, and which node answered."""
     record = run.record
-    headers = {b"x-request-id": record.request_id.hex.encode(), b"x-inference-id": b"%d" % record.id}
+    headers = {b"x-request-id": record.request_id.hex.encode()}
+    if record.limits:
+        headers |= _rate_headers(record.limits)
+    if record.refused:
+        return headers
+    headers[b"x-inference-id"] = b"%d" % record.id
     node = desk.gateway.directory.nodes.get(record.node_id or 0)
     if node is not None:
         # A provider chose it: nothing in it may end the header.
         headers[b"x-node"] = _UNPRINTABLE.sub("?", node.name).encode()
-    if record.held:
+    if record.held and record.status in (Status.RUNNING, Status.COMPLETED, Status.PARTIAL):
         headers[b"x-receipt"] = b"/inference/%d/receipt" % record.id
         if record.status == Status.COMPLETED:
             headers[b"x-cost"] = money.render(record.charged).encode()
-    if record.limits:
-        headers |= _rate_headers(record.limits)
     return headers
 
 

@@ -48,7 +48,10 @@ def test_the_main_job_is_done_in_front_of_the_user(marketplace):
     assert "(384 dimensions)" in done.stdout
     assert "price 2 OMNIT per million prompt tokens, 6 per million completion tokens" in done.stdout
     assert re.search(r"paid 0\.\d+ OMNIT: provider 0\.\d+, fee 0\.\d+", done.stdout)
-    assert len(re.findall(r"receipt /inference/\d+/receipt verified, signed by 0x[0-9a-fA-F]{40}", done.stdout)) == 2
+    assert (
+        len(re.findall(r"receipt /inference/\d+/receipt verified, signed by 0x[0-9a-fA-F]{40}", done.stdout))
+        == 2
+    )
 
 
 def test_what_is_printed_works_as_printed(marketplace):

@@ -7,7 +7,7 @@ import pytest
 
 from clients import terms
 from gpus import nodes, states
-from gpus.models import Allocation, Lease, Node, Price
+from gpus.models import Allocation, Lease, Node
 from gpus.offers import ModelSpec
 from gpus.prices import Wish
 from inference import catalogue, tasks

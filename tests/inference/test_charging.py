@@ -211,6 +211,9 @@ def test_a_limit_on_requests_is_told_in_openais_headers(
     assert int(replies[1].headers["x-ratelimit-remaining-tokens"]) < 100_000
     assert 1 <= int(replies[2].headers["retry-after"]) <= 60
     assert replies[2].json()["error"]["code"] == "rate_limit_exceeded"
+    assert replies[2].headers["x-ratelimit-remaining-requests"] == "0"
+    assert "x-receipt" not in replies[2].headers
+    assert "x-inference-id" not in replies[2].headers
 
 
 def test_a_retry_on_a_dearer_node_holds_more(

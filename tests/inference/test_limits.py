@@ -53,7 +53,11 @@ def sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_budget_that_is_used_up_is_an_insufficient_quota_and_is_not_tried_again(
-    client: openai.OpenAI, priced: Callable[..., Node], rich: None, limit: Callable[..., Allowance], sent: list[str]
+    client: openai.OpenAI,
+    priced: Callable[..., Node],
+    rich: None,
+    limit: Callable[..., Allowance],
+    sent: list[str],
 ) -> None:
     priced()
     allowance = limit(budget_day=money.parse("1.5"))
