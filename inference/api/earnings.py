@@ -51,7 +51,9 @@ class LineSerializer(serializers.Serializer[Line]):
     key = serializers.SerializerMethodField(
         help_text="The node's number, the model, the day, or the provider's number."
     )
-    name = serializers.CharField(help_text="The node's name.")
+    name = serializers.CharField(
+        allow_blank=True, help_text="The node's name; empty where it is not about one node."
+    )
     requests = serializers.IntegerField(help_text="That were paid.")
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()
@@ -143,7 +145,7 @@ class MissedQuery(serializers.Serializer[Any]):
 
 
 class MissedModelSerializer(serializers.Serializer[Any]):
-    model = serializers.CharField()
+    model = serializers.CharField(allow_blank=True)
     requests = serializers.IntegerField()
     served = serializers.IntegerField(help_text="How many of them other nodes have answered.")
 
@@ -158,7 +160,7 @@ class MissedReasonSerializer(serializers.Serializer[Any]):
 
 class MissedSerializer(serializers.Serializer[Missed]):
     node = serializers.IntegerField(source="node_id", allow_null=True)
-    name = serializers.CharField()
+    name = serializers.CharField(allow_blank=True, help_text="Empty for all nodes together.")
     summary = serializers.CharField(source="sentence", help_text="All in one sentence.")
     requests = serializers.IntegerField()
     reasons = serializers.SerializerMethodField()

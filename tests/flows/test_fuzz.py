@@ -24,7 +24,17 @@ def token(marketplace):
     more = {"confirm_password": person["password"], "terms_accepted": True}
     requests.post(f"{marketplace.url}/client/register/", json=person | more, timeout=10).raise_for_status()
     entered = requests.post(f"{marketplace.url}/client/login/", json=person, timeout=10)
-    return entered.json()["token"]
+    token = entered.json()["token"]
+    yield token
+    give_back_nodes(marketplace.url, token)
+
+
+def give_back_nodes(url: str, token: str) -> None:
+    """Release what the fuzzer has reserved: the stories after this one need the node."""
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Token {token}"
+        for made in session.get(f"{url}/compute/allocations", timeout=10).json():
+            session.delete(f"{url}/compute/allocations/{made['allocation_id']}", timeout=10)
 
 
 def fuzz(folder: Path, url: str, token: str, *options: str, checks: str = CHECKS) -> None:

@@ -52,7 +52,8 @@ UNPAID = """
 """
 # Whatever is held or said to run, and since when.
 OPEN = """
-    SELECT 'hold', reference, amount::text, created_at FROM clients_hold WHERE ended_at IS NULL
+    SELECT 'hold', reference, amount::text, created_at FROM clients_hold
+    WHERE ended_at IS NULL AND starts_with(reference, 'inference:')
     UNION ALL SELECT 'running', id::text, code, created_at FROM inference_inference WHERE status = 'running'
     UNION ALL SELECT 'in the way', inference_id::text, '', created_at FROM inference_running
 """
