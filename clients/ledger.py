@@ -414,14 +414,18 @@ def _rate_limited(details: Mapping[str, Any]) -> RateLimited:
 
 
 def _settle(**row: Any) -> bool:
-    captured = row["captured"]
-    held = Hold.objects.filter(pk=row["reference"], ended_at=None).first() if captured else None
-    if held is not None:
+    captured, still_open = row["captured"], Hold.objects.filter(pk=row["reference"], ended_at=None)
+    if captured:
+        seen = still_open.first()
+        if seen is None:
+            return False
         # Under the lock, so that nobody takes a part of it meanwhile.
-        _lock(held.account_id)
-        held.refresh_from_db()
+        _lock(seen.account_id)
+        held = still_open.first()
+        if held is None:
+            return False
         left = held.amount - held.captured
-        if held.ended_at is None and captured > left:
+        if captured > left:
             raise InvalidRequest(
                 f"{money.named(captured)} is more than the {money.named(left)} that are held."
             )

@@ -297,13 +297,16 @@ CREATE FUNCTION ledger_settle(rows json) RETURNS SETOF text LANGUAGE plpgsql AS 
 DECLARE
     moment timestamptz := clock_timestamp();
     fees bigint := ledger_account(NULL, 'fees');
+    locked bigint[];
 BEGIN
     -- Arrays, since a join may read all holds there are where the planner knows nothing of them yet.
-    PERFORM 1 FROM clients_account
-    WHERE id = ANY (ARRAY(
-        SELECT h.account_id FROM clients_hold h
-        WHERE h.reference = ANY (ARRAY(SELECT said.reference FROM json_to_recordset(rows) AS said (reference text)))))
-    ORDER BY id FOR NO KEY UPDATE;
+    SELECT array_agg(owner.id) INTO locked FROM (
+        SELECT id FROM clients_account
+        WHERE id = ANY (ARRAY(
+            SELECT h.account_id FROM clients_hold h
+            WHERE h.reference = ANY (ARRAY(SELECT said.reference FROM json_to_recordset(rows) AS said (reference text)))))
+        ORDER BY id FOR NO KEY UPDATE
+    ) AS owner;
     RETURN QUERY
     WITH said AS MATERIALIZED (
         SELECT r.reference, coalesce(r.captured, 0) AS captured, coalesce(r.fee, 0) AS fee, r.payee_client,
@@ -323,6 +326,8 @@ BEGIN
             outcome = CASE WHEN NOT s.final THEN '' WHEN h.captured + s.captured > 0 THEN 'settled' ELSE 'released' END
         FROM said s
         WHERE h.reference = s.reference AND h.reference = ANY (ARRAY(SELECT reference FROM said)) AND h.ended_at IS NULL
+            -- A hold that was made only now has an account that is not locked here: it was not there to be ended.
+            AND h.account_id = ANY (locked)
             AND (s.final OR NOT EXISTS (SELECT 1 FROM clients_transfer t WHERE t.reference = s.transfer))
         RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.tokens AS reserved_tokens, s.final,
             s.captured, s.fee, s.payee_client, s.payee_kind, s.transfer, s.kind, s.memo, s.by_id, s.stripe,

@@ -214,3 +214,43 @@ def test_limits_that_are_set_while_a_settlement_waits_count_its_end(people: tupl
 def allowance_day(allowance: Allowance) -> Any:
     allowance.refresh_from_db()
     return allowance.day
+
+
+def test_an_end_does_not_touch_a_hold_that_came_while_it_waited(people: tuple[Client, Client]) -> None:
+    """Its account would not be locked, so that two of them could take the same part at the same time."""
+    alice, bob = people
+    ledger.grant(client_id=bob.pk, amount=10, reference="g:bob", reason="", by_id=None)
+    ledger.hold(reference="old", client_id=bob.pk, amount=10)
+    ended: list[int] = []
+    with transaction.atomic():
+        ledger.lock([bob.pk])
+        thread = beside(lambda: ended.append(ledger.release_all(["old", "new"])))
+        ledger.hold(reference="new", client_id=alice.pk, amount=100)
+    thread.join()
+    assert ended == [1]
+    assert (numbers(alice), numbers(bob)) == ((1000, 100), (10, 0))
+
+
+def test_a_settlement_of_what_is_not_held_yet_takes_nothing(people: tuple[Client, Client]) -> None:
+    """Not even where the hold comes in the very moment after it was looked for, and is too small."""
+    alice, bob = people
+
+    seen: list[str] = []
+
+    def make_hold() -> None:
+        ledger.hold(reference="late", client_id=alice.pk, amount=5)
+        connections.close_all()
+
+    def then_hold(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        result = execute(sql, *rest)
+        if "clients_hold" in sql and not seen:
+            seen.append(sql)
+            thread = threading.Thread(target=make_hold)
+            thread.start()
+            thread.join()
+        return result
+
+    with connection.execute_wrapper(then_hold):
+        took = ledger.settle(reference="late", amount=20, payee_id=bob.pk, kind=TransferKind.INFERENCE)
+    assert (took, bool(seen)) == (False, True)
+    assert numbers(alice) == (1000, 5)
