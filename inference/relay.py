@@ -94,7 +94,8 @@ class Relay:
     async def begin(self, run: Run) -> None:
         """Place and send; return when the whole answer is there (`run.body`), or the first block of a stream.
 
-        Raises NoCapacity, NodesFailed, EngineRejected, Late, NotRecorded, ConsumerLeft; the record is closed by then.
+        Raises NoCapacity, PolicyNotMet, OverMaximumCost, NodesFailed, EngineRejected, Late, NotRecorded, ConsumerLeft;
+        the record is closed by then. What the ledger refuses (InsufficientFunds, BudgetExceeded, RateLimited) has none.
         """
         try:
             await self._attempts(run)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from django.conf import settings
 from django.db import transaction
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
@@ -23,7 +24,8 @@ KEY_PARAMETER = openapi.Parameter(
     idempotency.HEADER,
     openapi.IN_HEADER,
     "1 to 255 characters of your choice. A repeat with the same key and body is not carried out again: it gets the "
-    f"first reply, which is kept for a day, with `{idempotency.REPLAYED}: true`. With another body it is a 409.",
+    f"first reply, which is kept for {settings.IDEMPOTENCY_HOURS:g} hours, with `{idempotency.REPLAYED}: true`. "
+    "With another body it is a 409.",
     type=openapi.TYPE_STRING,
 )
 

@@ -83,8 +83,9 @@ class Account(models.Model):
 class Stripe(models.Model):
     """A part of an account's balance, that only some processes write to.
 
-    Settlements of all processes credit the same few accounts; each process has a stripe of its own there, so that none
-    waits for another's row lock. Whoever takes money out gathers the stripes first.
+    Settlements of all processes credit the same few accounts; each process writes to a stripe there that it hardly ever
+    shares, so that none waits for another's row lock. Whoever takes money out gathers the stripes where the balance
+    alone is too small.
     """
 
     pk = models.CompositePrimaryKey("account_id", "number")
@@ -175,7 +176,8 @@ class Hold(models.Model):
     """Money of an account that is reserved for what has begun; open until `ended_at`.
 
     Open, it reserves `amount - captured`. `tokens` is what it reserves of a limit on tokens per minute.
-    A request's hold is deleted when it ends, since the request's own record tells how; others stay.
+    A request's hold is deleted by the process that ends it, since the request's own record tells how. Others stay; so
+    does a request's that a sweep has released, or its process could hold once more by a late repetition.
     """
 
     reference = ReferenceField(max_length=150, primary_key=True, db_collation="C")
