@@ -15,8 +15,9 @@ from django.db import connection, transaction
 from django.db.models import Case, Count, F, QuerySet, Sum, When
 from django.db.models.functions import TruncDate
 
-from clients import ledger
+from clients import audit, ledger
 from clients.models import AccountKind, Allowance, ApiKey, Client, Hold
+from marketplace import money
 from marketplace.bus import announce
 
 PRICES = ("max_input_price", "max_output_price", "max_request_price")
@@ -57,6 +58,38 @@ def of_account(client: Client) -> Allowance:
     """The limits of an account; a row without limits, that is not stored, where none was ever set."""
     found = Allowance.objects.filter(client=client, api_key=None).first()
     return found or Allowance(client=client)
+
+
+def of_key(key: ApiKey) -> Allowance:
+    """The limits of an API key, likewise."""
+    found = Allowance.objects.filter(api_key=key).first()
+    return found or Allowance(client_id=key.client_id, api_key=key)
+
+
+@transaction.atomic
+def change_by_operator(
+    owner: Client | ApiKey, *, limits: Mapping[str, int | None], by: Client, reason: str
+) -> Allowance:
+    """The same as `change`, by an operator, who says why."""
+    key = owner if isinstance(owner, ApiKey) else None
+    client_id = owner.client_id if isinstance(owner, ApiKey) else owner.pk
+    ledger.lock([client_id])
+    before = of_key(owner) if isinstance(owner, ApiKey) else of_account(owner)
+    after = change(client_id=client_id, api_key=key, limits=limits)
+    audit.note(
+        by=by,
+        action="change_limits",
+        subject=f"{'API key' if key else 'client'} {owner.pk} {owner}",
+        reason=reason,
+        details={name: [_shown(name, getattr(before, name)), _shown(name, limits[name])] for name in limits},
+    )
+    return after
+
+
+def _shown(name: str, value: int | None) -> Any:
+    if value is None:
+        return "no limit"
+    return value if name in RATES else money.named(value)
 
 
 def change(

@@ -4,7 +4,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
@@ -12,7 +11,7 @@ from django.utils.html import format_html_join
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWidget
 
-from clients import allowances, audit
+from clients import allowances
 from clients.admin import reasons, rows
 from clients.admin.reasons import ReasonForm
 from clients.models import Allowance, ApiKey, Client
@@ -91,29 +90,17 @@ class Limited:
             )  # fmt: skip
         changes = form.changes()
         if changes:
-            _change(row, allowance, changes, by=rows.operator(request), reason=form.cleaned_data["reason"])
+            allowances.change_by_operator(
+                row, limits=changes, by=rows.operator(request), reason=form.cleaned_data["reason"]
+            )
         said = "has new limits" if changes else "has the limits that it had"
         self.message_user(request, f"{row} {said}.", messages.SUCCESS)  # type: ignore[attr-defined]
         page = "clients_apikey" if isinstance(row, ApiKey) else "clients_client"
         return redirect(f"admin:{page}_change", row.pk)
 
 
-@transaction.atomic
-def _change(
-    row: Client | ApiKey, before: Allowance, changes: dict[str, int | None], *, by: Client, reason: str
-) -> None:
-    key = row if isinstance(row, ApiKey) else None
-    client_id = row.client_id if isinstance(row, ApiKey) else row.pk
-    allowances.change(client_id=client_id, api_key=key, limits=changes)
-    details = {name: [_shown(name, getattr(before, name)), _shown(name, changes[name])] for name in changes}
-    subject = f"{'API key' if key else 'client'} {row.pk} {row}"
-    audit.note(by=by, action="change_limits", subject=subject, reason=reason, details=details)
-
-
 def _allowance(row: Client | ApiKey) -> Allowance:
-    if isinstance(row, Client):
-        return allowances.of_account(row)
-    return Allowance.objects.filter(api_key=row).first() or Allowance(client_id=row.client_id, api_key=row)
+    return allowances.of_key(row) if isinstance(row, ApiKey) else allowances.of_account(row)
 
 
 def _lines(allowance: Allowance) -> list[str]:
@@ -143,7 +130,5 @@ def _note(allowance: Allowance) -> str:
     )
 
 
-def _shown(name: str, value: int | None) -> Any:
-    if value is None:
-        return "no limit"
+def _shown(name: str, value: int) -> Any:
     return value if name in allowances.RATES else money.named(value)
