@@ -126,24 +126,20 @@ class HoldAdmin(ReadOnly, ModelAdmin):
 
     @action(description="Release, with a reason", permissions=["release"])
     def release(self, request: HttpRequest, queryset: QuerySet[Hold]) -> HttpResponse | None:
-        reason = reasons.ask(
-            request,
+        def verb(hold: Hold, reason: str) -> str:
+            holds.release(hold, by=rows.operator(request), reason=reason, now=timezone.now())
+            return f"{hold}: {rows.shown(hold.amount - hold.captured)} of {hold.account} are free again."
+
+        return reasons.do_to_each(
             self,
+            request,
             queryset,
+            verb,
             title="Release",
             note=NOTE,
             seen_by="It is kept in the audit.",
             describe=lambda each: f"{each}: {rows.shown(each.amount - each.captured)} of {each.account}",
         )
-        if isinstance(reason, HttpResponse):
-            return reason
-
-        def verb(hold: Hold) -> str:
-            holds.release(hold, by=rows.operator(request), reason=reason, now=timezone.now())
-            return f"{hold}: {rows.shown(hold.amount - hold.captured)} of {hold.account} are free again."
-
-        rows.do_to_each(self, request, queryset, verb)
-        return None
 
     @action(description="Release", permissions=["release"], url_path="release", icon="lock_open")
     def release_one(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -137,10 +137,18 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
         title: str,
         note: str,
     ) -> HttpResponse | None:
-        reason = reasons.ask(
-            request,
+        def verb(payout: Payout, reason: str) -> str:
+            by = rows.operator(request)
+            decided = decide(payout, by=by, now=timezone.now(), **{told_as: reason})
+            return (
+                f"{payout}: {rows.shown(payout.amount)} for {payout.client}: {decided.get_status_display()}."
+            )
+
+        return reasons.do_to_each(
             self,
+            request,
             queryset,
+            verb,
             title=title,
             note=note,
             seen_by="The provider reads it.",
@@ -148,18 +156,6 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
                 f"{each}: {rows.shown(each.amount)} for {each.client}, to {each.destination}"
             ),
         )
-        if isinstance(reason, HttpResponse):
-            return reason
-
-        def verb(payout: Payout) -> str:
-            by = rows.operator(request)
-            decided = decide(payout, by=by, now=timezone.now(), **{told_as: reason})
-            return (
-                f"{payout}: {rows.shown(payout.amount)} for {payout.client}: {decided.get_status_display()}."
-            )
-
-        rows.do_to_each(self, request, queryset, verb)
-        return None
 
 
 def _frozen() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from clients import providers
-from clients.admin import reasons
+from clients.admin import reasons, rows
 from clients.admin.people import PROVIDER_FIELDS, STATUS_COLOURS
 from clients.models import Client, Provider, ProviderStatus
 from marketplace.errors import MarketplaceError
@@ -108,10 +108,9 @@ class ProviderAdmin(ModelAdmin):
         **options: str,
     ) -> None:
         """Do it to each, and tell the operator what became of it."""
-        assert isinstance(request.user, Client)
         for person in people:
             try:
-                client = verb(person, by=request.user, now=timezone.now(), **options)
+                client = verb(person, by=rows.operator(request), now=timezone.now(), **options)
             except MarketplaceError as error:
                 self.message_user(request, f"{person}: {error.message}", messages.ERROR)
             else:

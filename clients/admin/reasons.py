@@ -11,6 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from clients.admin import rows
+
 
 class ReasonForm(forms.Form):
     reason = forms.CharField(
@@ -46,6 +48,21 @@ def ask(
     if typed and form.is_valid():
         return str(form.cleaned_data["reason"])
     return fill(request, model_admin, form, title=title, note=note, objects=queryset, describe=describe)
+
+
+def do_to_each(
+    model_admin: ModelAdmin,
+    request: HttpRequest,
+    queryset: QuerySet[Any],
+    verb: Callable[[Any, str], str],
+    **asking: Any,
+) -> HttpResponse | None:
+    """Ask (see `ask`), then do it to each row; `verb` gets the row and the reason, and is as for `rows.do_to_each`."""
+    reason = ask(request, model_admin, queryset, **asking)
+    if isinstance(reason, HttpResponse):
+        return reason
+    rows.do_to_each(model_admin, request, queryset, lambda row: verb(row, reason))
+    return None
 
 
 def fill(

@@ -32,10 +32,10 @@ class ReadOnly:
         return False
 
 
-def amount(name: str, description: str = "", *, ordering: bool = False) -> Callable[[Any], str]:
+def amount(name: str, description: str = "") -> Callable[[Any], str]:
     """A column, or a field that is read, with an amount of money in tokens."""
 
-    @display(description=description or name.replace("_", " "), ordering=name if ordering else None)
+    @display(description=description or name.replace("_", " "))
     def column(row: Any) -> str:
         return shown(getattr(row, name))
 

@@ -101,24 +101,19 @@ class AllocationAdmin(ReadOnly, ModelAdmin):
 
     @action(description="Release, with a reason", permissions=["release"])
     def release(self, request: HttpRequest, queryset: QuerySet[Allocation]) -> HttpResponse | None:
-        note = "Paid to the second; the rest is given back, and the nodes serve everybody again."
-        reason = reasons.ask(
-            request,
-            self,
-            queryset,
-            title="Release",
-            note=note,
-            seen_by="The client and the provider read it.",
-        )
-        if isinstance(reason, HttpResponse):
-            return reason
-
-        def verb(allocation: Allocation) -> str:
+        def verb(allocation: Allocation, reason: str) -> str:
             allocations.end(allocation, by=rows.operator(request), reason=reason, now=timezone.now())
             return f"{allocation} is released."
 
-        rows.do_to_each(self, request, queryset, verb)
-        return None
+        return reasons.do_to_each(
+            self,
+            request,
+            queryset,
+            verb,
+            title="Release",
+            note="Paid to the second; the rest is given back, and the nodes serve everybody again.",
+            seen_by="The client and the provider read it.",
+        )
 
     @action(description="Release", permissions=["release"], url_path="release", icon="lock_open")
     def release_one(self, request: HttpRequest, object_id: str) -> HttpResponse:

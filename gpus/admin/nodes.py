@@ -16,7 +16,6 @@ from unfold.decorators import action, display
 from clients import providers, terms
 from clients.admin import reasons, rows
 from clients.admin.rows import ReadOnly
-from clients.models import Client
 from gpus import nodes, prices, states
 from gpus.api.fields import HARDWARE
 from gpus.liveness import Liveness
@@ -110,8 +109,8 @@ class NodeAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Node]:
         offers = Prefetch("offers", Offer.objects.filter(active=True), to_attr="active_offers")
-        rows: QuerySet[Node] = super().get_queryset(request)
-        return rows.select_related("owner", "heartbeat", "gateway").prefetch_related(offers)
+        found: QuerySet[Node] = super().get_queryset(request)
+        return found.select_related("owner", "heartbeat", "gateway").prefetch_related(offers)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         page = super().get_changelist_instance(request)
@@ -183,7 +182,7 @@ class NodeAdmin(ModelAdmin):
         owners = {node.owner for node in queryset}
         for owner in sorted(owners, key=lambda owner: owner.username):
             try:
-                providers.approve(owner, by=_operator(request), now=timezone.now())
+                providers.approve(owner, by=rows.operator(request), now=timezone.now())
             except MarketplaceError as error:
                 self.message_user(request, f"{owner}: {error.message}", messages.ERROR)
             else:
@@ -219,7 +218,7 @@ class NodeAdmin(ModelAdmin):
         **more: str,
     ) -> None:
         """Do it to each, and tell the operator how many it made a difference to."""
-        now, by, ids = timezone.now(), _operator(request), list(queryset.values_list("pk", flat=True))
+        now, by, ids = timezone.now(), rows.operator(request), list(queryset.values_list("pk", flat=True))
         changed = sum(verb(node_id=node_id, by=by, now=now, **more) for node_id in ids)
         same = len(ids) - changed
         rest = f"; {same} were so already" if same else ""
@@ -232,11 +231,6 @@ def _asked(offer: Offer) -> str:
     if asked is None:
         return "the default"
     return f"{money.render(asked.input_price)} / {money.render(asked.output_price)}, {money.named(asked.request_price)}"
-
-
-def _operator(request: HttpRequest) -> Client:
-    assert isinstance(request.user, Client)
-    return request.user
 
 
 def _found(node: Node) -> Liveness:
