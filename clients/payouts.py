@@ -49,7 +49,9 @@ def request(client: Client, *, amount: int, destination: str) -> Payout:
     if of(client).filter(status=PayoutStatus.REQUESTED).count() >= MAX_OPEN:
         raise TooManyPayouts()
     payout = Payout.objects.create(client=client, amount=amount, destination=destination)
-    ledger.hold(reference=payout.reference, client_id=client.pk, amount=amount, kind=AccountKind.EARNED)
+    ledger.hold(
+        reference=payout.reference, client_id=client.pk, amount=amount, kind=AccountKind.EARNED, tokens=None
+    )
     payout.refresh_from_db()
     return payout
 

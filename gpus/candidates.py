@@ -12,6 +12,7 @@ from django.db.models import Exists, OuterRef
 from clients.models import Terms
 from gpus import prices, states
 from gpus.models import Lease, Node, Offer
+from gpus.placement import TOO_DEAR
 
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -93,7 +94,7 @@ def _objection(wanted: Wanted, row: dict[str, Any], per_gpu: int, now: datetime)
     if wanted.trusted_only and not row["trusted"]:
         return "not trusted by the operator"
     if wanted.max_hour_price is not None and per_gpu > wanted.max_hour_price:
-        return "over your maximum price"
+        return TOO_DEAR
     if row["is_leased"]:
         return "reserved already"
     state = states.assess(row, now=now)

@@ -177,7 +177,7 @@ def set_models(*, node_id: int, models: Sequence[Named], now: datetime) -> bool:
             changed,
             update_conflicts=True,
             unique_fields=["node", "model"],
-            update_fields=[name.removesuffix("_id") for name in _OFFER_FIELDS],
+            update_fields=_OFFER_FIELDS,
         )
         Node.objects.filter(pk=node_id).update(changed_at=now)
         announce(node_id)
@@ -192,7 +192,7 @@ _OFFER_FIELDS = [
     "concurrency",
     "min_vram_mib",
     "active",
-    "price_id",
+    "price",
 ]
 
 
@@ -205,8 +205,8 @@ def _wanted(node_id: int, model: Named, known: Mapping[str, Offer]) -> Offer:
         return offer
     if before is None:
         return ModelSpec(name).offer(node_id)
-    kept = {field: getattr(before, field) for field in _OFFER_FIELDS if field not in ("active", "price_id")}
-    return Offer(node_id=node_id, model=name, price=before.price, **kept)
+    kept = {field: getattr(before, field) for field in _OFFER_FIELDS if field != "active"}
+    return Offer(node_id=node_id, model=name, **kept)
 
 
 def _same(offer: Offer, before: Offer | None) -> bool:

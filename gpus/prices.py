@@ -48,10 +48,6 @@ class Rates(NamedTuple):
     price_id: int | None = None  # None: the default of the terms
 
     @property
-    def is_free(self) -> bool:
-        return not (self.input or self.output or self.request)
-
-    @property
     def usual(self) -> float:
         """What a request of the usual size costs, in no unit but comparable."""
         tokens = self.input * _USUAL_PROMPT + self.output * _USUAL_COMPLETION

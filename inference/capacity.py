@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from gpus.candidates import gpu_names
 from gpus.models import Node, NodeEvent, NodeState, Offer
 
 Span = tuple[datetime, datetime]
@@ -40,7 +41,7 @@ def of(node_ids: Iterable[int], *, since: datetime, until: datetime) -> dict[int
         slots[node_id][model] = concurrency
     online = _online(ids, since, until)
     return {
-        pk: Capacity(name, owner_id, len(gpu_info.split("; ")), slots[pk], tuple(online.get(pk, ())))
+        pk: Capacity(name, owner_id, len(gpu_names(gpu_info)), slots[pk], tuple(online.get(pk, ())))
         for pk, name, owner_id, gpu_info in Node.objects.filter(pk__in=ids).values_list(
             "pk", "name", "owner_id", "gpu_info"
         )

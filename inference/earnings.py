@@ -26,7 +26,7 @@ from gpus.models import Lease, Node
 from inference import capacity
 from inference.capacity import Capacity, Span
 from inference.models import Earning
-from inference.receipts import ONE_BY_ONE
+from inference.receipts import BUSY_MS, ONE_BY_ONE, REQUEST
 from marketplace.errors import InvalidRequest, NotFound
 
 HOUR_MS = 3_600_000
@@ -257,7 +257,7 @@ def _rows(scope: Scope, group: str) -> list[_Row]:
         whose["node"] = "node_id = %(node)s"
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(ONE_BY_ONE)
-        cursor.execute(_REPORT.format(key=GROUPS[group], **whose), values)
+        cursor.execute(_REPORT.format(key=GROUPS[group], request=REQUEST, busy_ms=BUSY_MS, **whose), values)
         return [_Row(*row[:3], *map(int, row[3:])) for row in cursor.fetchall()]
 
 
@@ -271,10 +271,9 @@ _REPORT = """
         UNION ALL
         SELECT date_trunc('hour', coalesce(i.finished_at, t.at), 'UTC'), i.provider_id, i.node_id, '',
             i.desired_model, 1, i.prompt_tokens, i.completion_tokens,
-            greatest(coalesce(i.latency_ms, 0) - i.queued_ms, 0), t.amount, t.fee, 0
+            {busy_ms}, t.amount, t.fee, 0
         FROM clients_transfer t
-        JOIN inference_inference i
-            ON i.id = CASE WHEN t.reference ~ '^inference:[0-9]{{1,18}}$' THEN substr(t.reference, 11)::bigint END
+        JOIN inference_inference i ON i.id = {request}
         WHERE t.kind = 'inference' AND {to}
             AND t.id > (SELECT coalesce(max(last_transfer), 0) FROM inference_receiptbatch)
         UNION ALL
@@ -283,8 +282,7 @@ _REPORT = """
         FROM clients_transfer r
         JOIN clients_account payer ON payer.id = r.source_id AND payer.kind = 'earned'
         JOIN clients_transfer t ON t.id = r.reverses_id AND t.kind = 'inference'
-        JOIN inference_inference i
-            ON i.id = CASE WHEN t.reference ~ '^inference:[0-9]{{1,18}}$' THEN substr(t.reference, 11)::bigint END
+        JOIN inference_inference i ON i.id = {request}
         WHERE r.kind = 'reversal' AND r.reverses_id IS NOT NULL AND {from}
     )
     SELECT {key}, node_id, max(node_name), sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(busy_ms),

@@ -17,17 +17,13 @@ from gpus import prices
 from gpus.models import Node, Offer
 from gpus.prices import ANY_PRICE, Ceiling, Rates
 from inference.demand import SERVED
+from inference.earnings import NoSuchNode
 from inference.models import Demand, Model
-from marketplace.errors import NotFound
 from marketplace.money import MOST
 
 # What a node that fits could have answered, had it been there and free.
 REFUSED = frozenset(("no_capacity", "queue_timeout", "queue_full"))
 SHOWN_MODELS = 10
-
-
-class NoSuchNode(NotFound):
-    pass
 
 
 class Reason(IntEnum):

@@ -70,18 +70,20 @@ class Paid(NamedTuple):
     finished_at: datetime
 
 
+# SQL: the id of the request that a transfer (t) is for, and for how long that kept its node busy.
+REQUEST = "CASE WHEN t.reference ~ '^inference:[0-9]{1,18}$' THEN substr(t.reference, 11)::bigint END"
+BUSY_MS = "greatest(coalesce(i.latency_ms, 0) - i.queued_ms, 0)"
 # The columns of `Paid`.
-PAID = """
+PAID = f"""
     SELECT t.id, t.reference, t.amount::text, t.fee::text, t.at, i.id, i.request_id, i.client_id, i.provider_id,
         i.node_id, i.desired_model, i.revision, i.kind, i.face, i.streamed, i.status, i.code, i.allocation_id,
         i.prompt_tokens, i.completion_tokens, i.usage_source, i.price_id, i.terms_id, i.attempts::text,
-        i.request_sha256, i.response_sha256, greatest(coalesce(i.latency_ms, 0) - i.queued_ms, 0), i.created_at,
+        i.request_sha256, i.response_sha256, {BUSY_MS}, i.created_at,
         coalesce(i.finished_at, t.at)
     FROM clients_transfer t
-    JOIN inference_inference i
-        ON i.id = CASE WHEN t.reference ~ '^inference:[0-9]{1,18}$' THEN substr(t.reference, 11)::bigint END
+    JOIN inference_inference i ON i.id = {REQUEST}
     WHERE t.kind = 'inference'
-"""
+"""  # noqa: S608 - constants
 
 
 def issuer_now() -> Issuer:

@@ -1,6 +1,6 @@
 -- The part of the ledger that must be quick and exact: holds and settlements, many at a time.
 --
--- Both functions take a JSON array of rows, so that a batch is one call, and both may be called again with the same
+-- `ledger_hold` and `ledger_settle` take a JSON array of rows, so that a batch is one call, and both may be called again with the same
 -- rows: a hold that exists is not made twice, a hold that has ended stays as it ended.
 -- Accounts are locked in the order of their ids, before anything else; an allowance is guarded by the lock of its
 -- client's account; stripes are locked last, in order.
@@ -207,12 +207,7 @@ BEGIN
         END IF;
         reference := wanted.reference;
         is_request := wanted.tokens IS NOT NULL;
-        is_new := NOT wanted.reference = ANY (made);
-        IF NOT is_new THEN
-            CONTINUE;
-        END IF;
-        more := wanted.amount;
-        more_tokens := coalesce(wanted.tokens, 0);
+        CONTINUE WHEN wanted.reference = ANY (made);
         SELECT false, greatest(wanted.amount - h.amount, 0), greatest(coalesce(wanted.tokens, 0) - coalesce(h.tokens, 0), 0)
         INTO is_new, more, more_tokens
         FROM clients_hold h WHERE h.reference = wanted.reference AND h.ended_at IS NULL;
