@@ -197,7 +197,7 @@ async def check_records(market: Marketplace, answered: dict[str, int]) -> str:
 
 async def _check_books(market: Marketplace) -> str:
     """Raise StandError unless all accounts add up to zero, nothing is held, and every charge is a transfer."""
-    books = await market.rows("books")
+    books = await market.rows("books", str(market.newest))
     if (books["sum"], books["held"], books["holds"], books["unpaid"]) != ("0", "0", 0, "0"):
         raise StandError(f"The books do not add up: {books}")
     return f"{books['transfers']:,} transfers, the sum of all accounts is zero, nothing is held."

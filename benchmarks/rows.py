@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 from django.db import transaction
-from django.db.models import Count, Max, QuerySet, Sum
+from django.db.models import BigIntegerField, Count, Max, QuerySet, Sum
+from django.db.models.functions import Cast, Substr
 from django.utils import timezone
 
 from benchmarks.peers import HARDWARE
@@ -65,18 +66,24 @@ def price(model: str) -> dict[str, Any]:
     return {"priced": len(offers)}
 
 
-def books() -> dict[str, Any]:
-    """Whether the books add up: the sum of all accounts, what is held, and charged requests without their transfer."""
+def books(after: int) -> dict[str, Any]:
+    """Whether the books add up: the sum of all accounts, what is held, and charged requests without their transfer.
+
+    `transfers` are those for records made after this id.
+    """
     total = Account.objects.aggregate(total=Sum("balance"))["total"] or 0
     striped = Stripe.objects.aggregate(total=Sum("balance"))["total"] or 0
     charged = Inference.objects.aggregate(total=Sum("charged"))["total"] or 0
     paid = Transfer.objects.filter(kind="inference").aggregate(total=Sum("amount"))["total"] or 0
+    transfers = Transfer.objects.filter(kind="inference").annotate(
+        request=Cast(Substr("reference", len("inference:") + 1), BigIntegerField())
+    )
     return {
         "sum": str(total + striped),
         "held": str(Account.objects.aggregate(total=Sum("held"))["total"] or 0),
         "holds": Hold.objects.filter(ended_at=None).count(),
         "unpaid": str(charged - paid),
-        "transfers": Transfer.objects.filter(kind="inference").count(),
+        "transfers": transfers.filter(request__gt=after).count(),
     }
 
 
@@ -161,7 +168,7 @@ def main() -> None:
     many.add_argument("count", type=int)
     many.add_argument("push_url")
     verbs.add_parser("price").add_argument("model")
-    verbs.add_parser("books")
+    verbs.add_parser("books").add_argument("after", type=int)
     verbs.add_parser("recorded").add_argument("after", type=int)
     verbs.add_parser("heard").add_argument("seconds", type=float)
     options = vars(parser.parse_args())

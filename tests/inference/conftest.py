@@ -9,9 +9,11 @@ import pytest
 
 from clients import ledger, terms
 from clients.models import TransferKind
-from gpus.models import Price
+from gpus.models import Node, Offer, Price
 from inference.models import Inference, Status
 from marketplace import money
+from tests.engine import Engine
+from tests.served import Server
 
 NOON = datetime(2026, 11, 20, 12, 30, tzinfo=UTC)
 _references = itertools.count()
@@ -28,6 +30,31 @@ def price(bob: Any) -> Price:
         output_price=2000 * money.TOKEN,
         request_price=money.TOKEN // 2,
     )
+
+
+@pytest.fixture
+def add_priced(server: Server, engine: Engine, add_node: Callable[..., Node]) -> Callable[..., Node]:
+    """`add_priced("one", request="0")`: a node for llama that asks this, in tokens of money; the server knows it."""
+
+    def add(
+        name: str, *, input: str = "1000", output: str = "2000", request: str = "0.5", **more: Any
+    ) -> Node:
+        node = add_node(name, url=more.pop("url", engine.url), **more)
+        price = Price.objects.create(
+            node=node,
+            owner=node.owner,
+            model="llama",
+            input_price=money.parse(input),
+            output_price=money.parse(output),
+            request_price=money.parse(request),
+        )
+        Offer.objects.filter(node=node).update(price=price)
+        Node.objects.get(pk=node.pk).save()
+        live = server.hot.gateway.directory.nodes
+        server.until(lambda: node.pk in live and live[node.pk].offers["llama"].rates.price_id == price.pk)
+        return node
+
+    return add
 
 
 @pytest.fixture

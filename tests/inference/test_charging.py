@@ -32,30 +32,14 @@ CHAT = {"model": "llama", "messages": [{"role": "user", "content": "Hi"}], "max_
 
 
 @pytest.fixture
-def priced(
-    server: Server, engine: Engine, add_node: Callable[..., Node], operator: Client
-) -> Callable[..., Node]:
-    """A node with a price, in tokens of money per million tokens and per request; the fee is 10 %."""
+def priced(server: Server, add_priced: Callable[..., Node], operator: Client) -> Callable[..., Node]:
+    """A node with a price (`add_priced`); the fee is 10 %."""
     terms.change(by=operator, reason="A share.", fee_bps=1000)
+    server.until(lambda: server.hot.gateway.directory.terms.fee_bps == 1000)
 
-    def add(
-        name: str = "n1", *, input: str = "1000", output: str = "2000", request: str = "0.5", **more: Any
-    ) -> Node:
-        node = add_node(name, url=more.pop("url", engine.url), **more)
-        price = Price.objects.create(
-            node=node,
-            owner=node.owner,
-            model="llama",
-            input_price=money.parse(input),
-            output_price=money.parse(output),
-            request_price=money.parse(request),
-        )
-        Offer.objects.filter(node=node).update(price=price)
-        Node.objects.get(pk=node.pk).save()
-        live = server.hot.gateway.directory
-        server.until(lambda: node.pk in live.nodes and live.nodes[node.pk].takes_work)
-        server.until(lambda: live.nodes[node.pk].offers["llama"].rates.price_id == price.pk)
-        server.until(lambda: live.terms.fee_bps == 1000)
+    def add(name: str = "n1", **more: Any) -> Node:
+        node = add_priced(name, **more)
+        server.knows(node)
         return node
 
     return add

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from clients import keys, ledger
 from clients.models import Account, Allowance, Client, Hold, StoredReply, Transfer
-from gpus.models import Node, Offer, Price
+from gpus.models import Node
 from inference.models import Inference
 from marketplace import money
 from tests.engine import Engine, answer
@@ -28,29 +28,6 @@ def _credit(alice: Client) -> None:
     ledger.grant(client_id=alice.pk, amount=money.TOKEN, reference="grant:1", reason="test", by_id=None)
 
 
-@pytest.fixture
-def priced(server: Server, engine: Engine, add_node: Callable[..., Node]) -> Callable[..., Node]:
-    """A node whose requests cost so many tokens of money each, and 1000 and 2000 per million tokens."""
-
-    def add(name: str, request: str = "0.5", **more: Any) -> Node:
-        node = add_node(name, url=engine.url, **more)
-        price = Price.objects.create(
-            node=node,
-            owner=node.owner,
-            model="llama",
-            input_price=money.parse("1000"),
-            output_price=money.parse("2000"),
-            request_price=money.parse(request),
-        )
-        Offer.objects.filter(node=node).update(price=price)
-        node.save()
-        live = server.hot.gateway.directory.nodes
-        server.until(lambda: node.pk in live and live[node.pk].offers["llama"].rates.price_id == price.pk)
-        return node
-
-    return add
-
-
 def no_trace(engine: Engine) -> bool:
     return not engine.asked and not any(
         rows.exists()
@@ -64,10 +41,10 @@ def no_trace(engine: Engine) -> bool:
 
 
 def test_it_says_what_a_request_would_cost_and_who_would_get_it(
-    http: httpx.Client, priced: Callable[..., Node], engine: Engine
+    http: httpx.Client, add_priced: Callable[..., Node], engine: Engine
 ) -> None:
-    priced("cheap", "0.1")
-    priced("dear", "0.7")
+    add_priced("cheap", request="0.1")
+    add_priced("dear", request="0.7")
     reply = http.post(URL, json=CHAT, headers=DRY)
     assert reply.status_code == 200, reply.text
     said = reply.json()
@@ -98,9 +75,9 @@ def test_it_says_what_a_request_would_cost_and_who_would_get_it(
 
 @pytest.mark.parametrize("sign", ["?dry_run=1", "?dry_run=true", "/?dry_run=yes"])
 def test_the_query_says_it_too(
-    http: httpx.Client, priced: Callable[..., Node], engine: Engine, sign: str
+    http: httpx.Client, add_priced: Callable[..., Node], engine: Engine, sign: str
 ) -> None:
-    priced("one")
+    add_priced("one")
     assert http.post(URL + sign, json=CHAT).json()["object"] == "dry_run"
     assert no_trace(engine)
 
@@ -109,9 +86,9 @@ def test_the_query_says_it_too(
     ("sign", "headers"), [("?dry_run=0", {}), ("?dry_run", {}), ("", {"X-Dry-Run": "no"})]
 )
 def test_what_does_not_say_yes_is_a_real_request(
-    http: httpx.Client, priced: Callable[..., Node], sign: str, headers: dict[str, str]
+    http: httpx.Client, add_priced: Callable[..., Node], sign: str, headers: dict[str, str]
 ) -> None:
-    priced("one")
+    add_priced("one")
     assert http.post(URL + sign, json=CHAT, headers=headers).json()["object"] == "chat.completion"
 
 
@@ -119,9 +96,9 @@ def test_what_does_not_say_yes_is_a_real_request(
     "path", ["/v1/completions", "/inference/", "/inference/stream/", "/ai/models/llama/inference"]
 )
 def test_every_way_to_ask_a_model_can_be_tried(
-    http: httpx.Client, priced: Callable[..., Node], engine: Engine, alice: Client, path: str
+    http: httpx.Client, add_priced: Callable[..., Node], engine: Engine, alice: Client, path: str
 ) -> None:
-    priced("one")
+    add_priced("one")
     body = {
         "model": "llama",
         "prompt": "Hi",
@@ -145,9 +122,9 @@ def test_an_embedding_has_no_completion(
 
 
 def test_who_cannot_pay_is_told_so(
-    http: httpx.Client, priced: Callable[..., Node], charlie: Client, engine: Engine
+    http: httpx.Client, add_priced: Callable[..., Node], charlie: Client, engine: Engine
 ) -> None:
-    priced("one")
+    add_priced("one")
     his = {"Authorization": f"Bearer {keys.create(charlie, name='his').key}"}
     said = http.post(URL, json=CHAT, headers=DRY | his).json()
     assert (said["affordable"], said["balance"], said["node"]) == (False, "0", "one")
@@ -157,9 +134,9 @@ def test_who_cannot_pay_is_told_so(
 
 
 def test_a_limit_that_would_refuse_it_is_named_and_not_used_up(
-    http: httpx.Client, priced: Callable[..., Node], alice: Client, engine: Engine
+    http: httpx.Client, add_priced: Callable[..., Node], alice: Client, engine: Engine
 ) -> None:
-    priced("one")
+    add_priced("one")
     Allowance.objects.create(client=alice, budget_day=money.parse("0.6"))
     Account.objects.filter(client=alice).update(limited=True)
     fresh = {"Authorization": f"Bearer {keys.create(alice, name='new').key}"}
@@ -173,10 +150,10 @@ def test_a_limit_that_would_refuse_it_is_named_and_not_used_up(
 
 
 def test_where_nobody_can_take_it_the_reasons_are_the_answer(
-    http: httpx.Client, priced: Callable[..., Node], server: Server, engine: Engine
+    http: httpx.Client, add_priced: Callable[..., Node], server: Server, engine: Engine
 ) -> None:
-    priced("one", maintenance=True)
-    priced("two", region="eu")
+    add_priced("one", maintenance=True)
+    add_priced("two", region="eu")
     reply = http.post(URL, json=CHAT, headers=DRY | {"X-Region": "us"})
     said = reply.json()
     assert (reply.status_code, said["node"], said["estimated_wait_s"]) == (200, None, None)
@@ -190,15 +167,15 @@ def test_where_nobody_can_take_it_the_reasons_are_the_answer(
     assert (said["node"], said["others"]) == ("two", [{"node": "one", "reason": "maintenance"}])
 
 
-def test_who_is_down_still_tells_the_price(http: httpx.Client, priced: Callable[..., Node]) -> None:
-    priced("one", maintenance=True)
+def test_who_is_down_still_tells_the_price(http: httpx.Client, add_priced: Callable[..., Node]) -> None:
+    add_priced("one", maintenance=True)
     said = http.post(URL, json=CHAT, headers=DRY).json()
     assert (said["node"], said["price"]["per_request"]) == (None, "0.5")
     assert said["refusal"]["code"] == "no_capacity"
 
 
 def test_while_all_are_busy_it_estimates_the_wait(
-    http: httpx.Client, priced: Callable[..., Node], engine: Engine, server: Server
+    http: httpx.Client, add_priced: Callable[..., Node], engine: Engine, server: Server
 ) -> None:
     go_on = threading.Event()
 
@@ -207,7 +184,7 @@ def test_while_all_are_busy_it_estimates_the_wait(
         return await answer(request, body)
 
     engine.behaviour = held_up
-    node = priced("one", concurrency=1)
+    node = add_priced("one", concurrency=1)
     thread = threading.Thread(target=lambda: http.post(URL, json=CHAT))
     thread.start()
     server.until(lambda: bool(engine.asked))
@@ -230,30 +207,32 @@ def test_while_all_are_busy_it_estimates_the_wait(
 )
 def test_a_wrong_request_gets_its_own_error(
     http: httpx.Client,
-    priced: Callable[..., Node],
+    add_priced: Callable[..., Node],
     engine: Engine,
     wrong: dict[str, Any],
     headers: dict[str, str],
     status: int,
     code: str,
 ) -> None:
-    priced("one")
+    add_priced("one")
     reply = http.post(URL, json=CHAT | wrong, headers=DRY | headers)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
     assert no_trace(engine)
 
 
 def test_a_key_that_may_not_use_the_model_is_refused(
-    http: httpx.Client, priced: Callable[..., Node], alice: Client
+    http: httpx.Client, add_priced: Callable[..., Node], alice: Client
 ) -> None:
-    priced("one")
+    add_priced("one")
     narrow = keys.create(alice, name="narrow", allowed_models=["other"]).key
     reply = http.post(URL, json=CHAT, headers=DRY | {"Authorization": f"Bearer {narrow}"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (403, "model_not_allowed")
 
 
-def test_it_takes_no_idempotency_key(http: httpx.Client, priced: Callable[..., Node], engine: Engine) -> None:
-    priced("one")
+def test_it_takes_no_idempotency_key(
+    http: httpx.Client, add_priced: Callable[..., Node], engine: Engine
+) -> None:
+    add_priced("one")
     key = {"Idempotency-Key": "order 1"}
     assert http.post(URL, json=CHAT, headers=DRY | key).json()["object"] == "dry_run"
     assert no_trace(engine)

@@ -11,36 +11,22 @@ from django.utils import timezone
 
 from clients import ledger, terms
 from clients.models import Client
-from gpus.models import Node, Offer, Price
+from gpus.models import Node
 from inference import batches, signing, verification
 from marketplace import money
-from tests.engine import Engine
 from tests.served import Server, last_record
 
 CHAT = {"model": "llama", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50}
 
 
 @pytest.fixture
-def paid_node(server: Server, engine: Engine, add_node: Callable[..., Node], operator: Client) -> Node:
+def paid_node(server: Server, add_priced: Callable[..., Node], operator: Client) -> Node:
     # What is charged is the operator's maximum, which is less than what the provider asks.
     told = terms.change(
         by=operator, reason="A share.", fee_bps=250, max_output_price=money.parse("333.333333333333333333")
     )
-    node = add_node("n1", url=engine.url)
-    price = Price.objects.create(
-        node=node,
-        owner=node.owner,
-        model="llama",
-        input_price=money.parse("0.000000000000000007"),
-        output_price=money.parse("1000"),
-        request_price=money.parse("0.01"),
-    )
-    Offer.objects.filter(node=node).update(price=price)
-    Node.objects.get(pk=node.pk).save()
-    live = server.hot.gateway.directory
-    server.until(lambda: node.pk in live.nodes and live.nodes[node.pk].takes_work)
-    server.until(lambda: live.nodes[node.pk].offers["llama"].rates.price_id == price.pk)
-    server.until(lambda: live.terms.pk == told.pk)
+    node = add_priced("n1", input="0.000000000000000007", output="1000", request="0.01")
+    server.until(lambda: server.hot.gateway.directory.terms.pk == told.pk)
     return node
 
 

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from clients import idempotency, keys, ledger
 from clients.models import AccountKind, Client, Hold, StoredReply, Transfer
-from gpus.models import Gateway, Node, Offer, Price
+from gpus.models import Gateway, Node
 from inference import records, replays
 from inference.models import Inference, Running
 from marketplace import money
@@ -33,24 +33,10 @@ COST = money.parse("0.51")
 
 
 @pytest.fixture(autouse=True)
-def node(server: Server, engine: Engine, add_node: Callable[..., Node], alice: Client) -> Node:
+def node(add_priced: Callable[..., Node], alice: Client) -> Node:
     """A node with a price, and alice with credit."""
     ledger.grant(client_id=alice.pk, amount=100 * money.TOKEN, reference="grant:1", reason="test", by_id=None)
-    found = add_node("one", url=engine.url)
-    price = Price.objects.create(
-        node=found,
-        owner=found.owner,
-        model="llama",
-        input_price=money.parse("1000"),
-        output_price=money.parse("2000"),
-        request_price=money.parse("0.5"),
-    )
-    Offer.objects.filter(node=found).update(price=price)
-    found.save()
-    server.knows(found)
-    live = server.hot.gateway.directory.nodes
-    server.until(lambda: live[found.pk].offers["llama"].rates.price_id == price.pk)
-    return found
+    return add_priced("one")
 
 
 def charged() -> list[int]:
