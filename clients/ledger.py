@@ -76,10 +76,11 @@ SETTLE = Statement(
     ), gone AS (
         DELETE FROM clients_hold h
         WHERE h.reference = ANY (ARRAY(SELECT reference FROM said)) AND h.ended_at IS NULL
-        RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.amount - h.captured AS amount,
-            h.tokens AS reserved_tokens
+        RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.grown_at, h.grown_day, h.grown_month,
+            h.amount - h.captured AS amount, h.tokens AS reserved_tokens
     ), ended AS MATERIALIZED (
-        SELECT h.account_id, h.api_key_id, h.created_at, h.amount, h.reserved_tokens, said.*
+        SELECT h.account_id, h.api_key_id, h.created_at, h.grown_at, h.grown_day, h.grown_month, h.amount,
+            h.reserved_tokens, said.*
         FROM said JOIN gone h ON h.reference = said.reference
     ), posted AS (
         INSERT INTO clients_transfer (reference, kind, source_id, destination_id, amount, fee, memo, at)
@@ -111,10 +112,8 @@ SETTLE = Statement(
         SELECT l.id, count(*) AS ended,
             coalesce(sum(e.reserved_tokens - e.tokens)
                 FILTER (WHERE l.minute = date_trunc('minute', e.created_at)), 0) AS minute_tokens,
-            coalesce(sum(e.amount - e.captured)
-                FILTER (WHERE l.day = (e.created_at AT TIME ZONE 'UTC')::date), 0) AS day,
-            coalesce(sum(e.amount - e.captured) FILTER (
-                WHERE date_trunc('month', l.day) = date_trunc('month', e.created_at AT TIME ZONE 'UTC')), 0) AS month,
+            sum(hold_back(e.amount - e.captured, e.created_at, e.grown_at, e.grown_day, 'day', l.day)) AS day,
+            sum(hold_back(e.amount - e.captured, e.created_at, e.grown_at, e.grown_month, 'month', l.day)) AS month,
             sum(e.amount - e.captured) AS total
         FROM ended e
         JOIN taken ON taken.id = e.account_id AND taken.limited
@@ -306,10 +305,18 @@ def release_all(references: Sequence[str]) -> int:
     return len(_rows("SELECT ledger_settle(%s)", [json.dumps(rows)]))
 
 
-def lock(client_ids: Collection[int]) -> None:
-    """Lock what clients spend from, in order, until the transaction ends: before any other row is."""
-    accounts = Account.objects.filter(client_id__in=client_ids, kind=AccountKind.SPENDABLE)
-    list(accounts.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+def lock(client_ids: Collection[int], *, payees: Collection[int] = ()) -> None:
+    """Lock what clients spend from until the transaction ends, and what others earn on and the fees' account where
+    these will be paid more than once: all in one order.
+    """
+    accounts = Q(client_id__in=client_ids, kind=AccountKind.SPENDABLE)
+    if payees:
+        for pk in sorted(set(payees)):
+            account(pk, AccountKind.EARNED)
+        accounts |= Q(client_id__in=payees, kind=AccountKind.EARNED) | Q(kind=AccountKind.FEES)
+        account(None, AccountKind.FEES)
+    locked = Account.objects.filter(accounts).select_for_update(no_key=True).order_by("pk")
+    list(locked.values_list("pk"))
 
 
 def grant(*, client_id: int, amount: int, reference: str, reason: str, by_id: int | None) -> Transfer:

@@ -4,13 +4,14 @@ Whatever pays or ends a lease holds the rows of its node, its allocation and its
 account: two workers cannot pay for the same second, and one that is killed leaves nothing half done.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from clients import ledger
@@ -18,6 +19,9 @@ from clients.models import TransferKind
 from gpus import liveness, states
 from gpus.models import Allocation, Lease, Node, NodeState
 from marketplace import money
+from marketplace.errors import MarketplaceError
+
+logger = logging.getLogger(__name__)
 
 PAY_EVERY = timedelta(seconds=30)
 # So long a node may be out of reach until its lease ends: its agent, or one of our processes, may be restarting.
@@ -74,7 +78,16 @@ def _seconds(time: timedelta) -> int:
 
 def sweep(*, now: datetime) -> int:
     """Pay for the time that has passed, end what is over or has failed; how many allocations this was about."""
-    return sum(attend(allocation_id, now=now) for allocation_id in _due(now))
+    return sum(_attend(allocation_id, now=now) for allocation_id in _due(now))
+
+
+def _attend(allocation_id: UUID, *, now: datetime) -> bool:
+    """The same as `attend`; what goes wrong with one allocation is logged, and does not stop the others."""
+    try:
+        return attend(allocation_id, now=now)
+    except (DatabaseError, MarketplaceError):
+        logger.exception("Allocation %s could not be attended to; it is tried again", allocation_id)
+        return False
 
 
 def _due(now: datetime) -> list[UUID]:
@@ -134,8 +147,11 @@ def _lock(allocation_id: UUID, *, node_ids: Sequence[int], skip_locked: bool = F
     leases = Lease.objects.select_for_update(no_key=True).filter(
         allocation_id=allocation_id, node_id__in=node_ids, ended_at=None
     )
+    found = list(leases.order_by("pk"))
+    # They are paid one by one: whoever pays several at the same time must not lock them in another order.
+    ledger.lock([allocation.client_id], payees=[lease.provider_id for lease in found])
     rows = Node.objects.filter(pk__in=node_ids).values("id", "state", "state_since", *states.FACT_FIELDS)
-    return Locked(allocation, list(leases.order_by("pk")), {row["id"]: row for row in rows})
+    return Locked(allocation, found, {row["id"]: row for row in rows})
 
 
 def _standing(row: Mapping[str, Any] | None, lease: Lease, now: datetime) -> Standing:

@@ -117,6 +117,8 @@ class LiveOffer:
     def charge(self, rates: Rates) -> None:
         """From now on requests cost this here."""
         self.rates, self.price = rates, rates.usual
+        if self.price and self.pool is not None:
+            self.pool.is_priced = True
 
     @property
     def free(self) -> int:
@@ -176,6 +178,7 @@ class Pool:
     waiting: dict[int, deque[_Waiter]] = field(default_factory=dict)  # by consumer, served in turn
     waiters: int = 0
     usual_s: float = 1.0
+    is_priced: bool = False  # some offer here costs something, or did
     reserved: dict[int, LiveOffer] = field(default_factory=dict)
 
     @property
@@ -186,6 +189,7 @@ class Pool:
         """Take an offer in, which is in no other pool; `refresh` must follow."""
         self.offers[offer.node.id] = offer
         offer.pool = self
+        self.is_priced = self.is_priced or offer.price > 0
 
     def remove(self, offer: LiveOffer) -> None:
         """Send it no more requests. What runs there goes on."""

@@ -101,7 +101,6 @@ def record_all(changes: Sequence[Change], *, now: datetime, by: Client | None = 
 
     A node that enters another state gets an event; a new reason for the same state does not.
     """
-    # In one order, so that two sweeps cannot deadlock.
     ordered = sorted(changes, key=lambda change: change.node_id)
     columns: tuple[list[Any], ...] = (
         [change.node_id for change in ordered],
@@ -111,6 +110,10 @@ def record_all(changes: Sequence[Change], *, now: datetime, by: Client | None = 
     )
     with transaction.atomic():
         with connection.cursor() as cursor:
+            # In one order, so that two who write of the same nodes cannot deadlock: an update has none.
+            cursor.execute(
+                "SELECT id FROM gpus_node WHERE id = ANY (%s) ORDER BY id FOR NO KEY UPDATE", [columns[0]]
+            )
             cursor.execute(_RECORD, [now, *columns])
             written = {row[0] for row in cursor.fetchall()}
         entered = [one for one in ordered if one.node_id in written and one.found.state != one.was]

@@ -8,7 +8,7 @@ from typing import Any
 from clients import ledger
 from clients.models import AccountKind
 from gpus.directory import Directory
-from gpus.placement import Slot
+from gpus.placement import NoCapacity, Slot
 from inference import pricing
 from inference.journal import Journal
 from inference.models import Status
@@ -55,8 +55,8 @@ class Charging:
         """Record that a request has begun, and hold what it can cost as far as its price is known."""
         record, limited = run.record, run.ask.principal.limited
         record.held, record.tokens = run.most, run.bound.total
-        # Where the price is not known yet, the hold is made now and grows.
-        record.has_hold = limited or record.held > 0 or run.slot is None
+        # Where the price is not known yet, or another attempt may have one, the hold is made now and grows.
+        record.has_hold = limited or record.held > 0 or run.slot is None or run.slot.pool.is_priced
         self._journal.open(record, limited=limited)
 
     async def secure(self, run: Run) -> None:
@@ -73,6 +73,11 @@ class Charging:
         limited = run.ask.principal.limited
         if run.most <= record.held and (run.bound.total <= record.tokens or not limited):
             return
+        if not record.has_hold:
+            # A hold that is made only now could outlive the record, if a sweep has ended that.
+            raise NoCapacity(
+                "The only node that can take this has begun to charge for it. Send it again.", retry_after=1
+            )
         before = record.held, record.tokens
         record.held, record.tokens = max(run.most, record.held), max(run.bound.total, record.tokens)
         try:
@@ -111,6 +116,7 @@ class Charging:
         record = run.record
         code, details = verdict or ("", None)
         if code:
+            # Only what opens a record can keep it from being one.
             record.refused = not record.admitted
             record.limits = _left_of(details) or record.limits
             raise ledger.refusal(code, details)

@@ -24,7 +24,7 @@ from marketplace.groupcommit import GroupCommit, NotRecorded, Part, Statement
 logger = logging.getLogger(__name__)
 
 IDS_AT_ONCE = 500
-# Web processes that credit the same account at the same time hardly ever meet in one of so many stripes.
+# Web processes that credit the same account at the same time hardly ever meet in one of so many stripes, from 1 on.
 STRIPES = 128
 
 _COLUMNS = """
@@ -173,6 +173,13 @@ class Record:
     answer_text: str = ""
     opened: asyncio.Future[Any] | None = None
 
+    def strip(self) -> None:
+        """Leave out whatever a node has said, which the database refuses: nothing of it may keep a record open."""
+        self.status, self.code = Status.FAILED, "unrecordable"
+        self.reason = "What the node answered could not be written down; nothing was charged."
+        self.attempts, self.answer_text, self.charged, self.fee = [], "", 0, 0
+        self.prompt_tokens = self.completion_tokens = 0
+
     @property
     def reference(self) -> str:
         """What its hold and its transfer are called in the ledger."""
@@ -185,7 +192,7 @@ class Journal:
     def __init__(self, commits: GroupCommit, gateway_id: UUID) -> None:
         self._commits = commits
         self._gateway_id = gateway_id.hex
-        self._stripe = gateway_id.int % STRIPES
+        self._stripe = 1 + gateway_id.int % STRIPES
         self._ids: deque[int] = deque()
         self._accounts: dict[tuple[int | None, str], int] = {}
         self._fetching: asyncio.Task[None] | None = None
@@ -289,7 +296,7 @@ class Journal:
             "status": record.status,
             "code": record.code,
             "reason": record.reason[:1000].replace("\0", ""),
-            "attempts": record.attempts,
+            "attempts": [{**each, "reason": each["reason"].replace("\0", "")} for each in record.attempts],
             "node_id": record.node_id,
             "provider_id": record.provider_id,
             "revision": record.revision,

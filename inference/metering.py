@@ -114,10 +114,7 @@ def usage_of(said: dict[str, Any]) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = [usage.get(key, 0) for key in ("prompt_tokens", "completion_tokens")]
-    if (
-        not all(isinstance(count, int) and 0 <= count < 2**31 for count in counts)
-        or "prompt_tokens" not in usage
-    ):
+    if not all(type(count) is int and 0 <= count < 2**31 for count in counts) or "prompt_tokens" not in usage:
         return None
     return {"prompt_tokens": counts[0], "completion_tokens": counts[1]}
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
+import psycopg2
 from django.conf import settings
 
 from gpus import placement
@@ -43,6 +45,7 @@ BUSY_PAUSE_S = 0.15
 STALLED_AFTER_S = 120.0
 WATCH_S = 1.0
 # Statuses by which an engine says that the request itself is wrong: no other node would think otherwise.
+_CODE = re.compile(r"[\w.:/-]{1,50}", re.ASCII)  # what an engine's own error code may look like
 REQUEST_IS_WRONG = frozenset((400, 413, 415, 422))
 
 PATHS = {
@@ -269,7 +272,9 @@ class Relay:
         if status in REQUEST_IS_WRONG:
             error = said.get("error") if isinstance(said, dict) else None
             code = error.get("code") if isinstance(error, dict) else None
-            raise EngineRejected(message, code=code if isinstance(code, str) else None)
+            raise EngineRejected(
+                message, code=code if isinstance(code, str) and _CODE.fullmatch(code) else None
+            )
         raise NodeRefused("engine_failed", f"The engine answered with status {status}: {message}")
 
     async def _failed(self, run: Run, slot: Slot, failure: NodeLost | NodeRefused) -> None:
@@ -407,6 +412,12 @@ class Relay:
             if record.status == Status.COMPLETED:
                 self._unrecorded(run)
                 raise
+        except (psycopg2.Error, TypeError):
+            was_good = record.status == Status.COMPLETED
+            record.strip()
+            await self._journal.close(record, *_with_reply(run), keep=True)
+            if was_good:
+                raise NotRecorded from None
 
     def _unrecorded(self, run: Run) -> None:
         """The end of a good answer could not be written in time: write it when the database is back.

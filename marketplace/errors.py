@@ -28,6 +28,7 @@ from typing import Any
 
 import orjson
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -121,6 +122,16 @@ class BadGateway(MarketplaceError):
 
 class Unavailable(MarketplaceError):
     code, status, message = "unavailable", 503, "This is not available at the moment."
+
+
+class DatabaseAway(Unavailable):
+    """Also where only the answer of a commit was lost."""
+
+    code = "database_unavailable"
+    message = (
+        "The database could not be reached. Whether this was carried out is not known: repeat it with the same "
+        "Idempotency-Key, or look."
+    )
 
 
 class DeadlineExceeded(MarketplaceError):
@@ -261,6 +272,9 @@ def translate(exception: Exception) -> MarketplaceError | None:
     """What Django and DRF raise, in our own words. None for what is neither theirs nor ours."""
     if isinstance(exception, MarketplaceError):
         return exception
+    if isinstance(exception, OperationalError | InterfaceError):
+        logger.warning("The database is away: %s", str(exception).split("\n")[0])
+        return DatabaseAway(retry_after=2)
     if isinstance(exception, Http404):
         return NotFound()
     if isinstance(exception, PermissionDenied):

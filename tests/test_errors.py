@@ -1,9 +1,10 @@
 """marketplace.errors: how each API's clients learn that money or a limit is in the way."""
 
 import pytest
+from django.db import InterfaceError, OperationalError
 
 from clients import ledger
-from marketplace.errors import Face, TooManyRequests, headers, render
+from marketplace.errors import Face, TooManyRequests, headers, render, translate
 
 BUDGET = ledger.refusal(
     "limit_reached",
@@ -80,3 +81,11 @@ def test_the_others_are_told_in_a_sentence(face):
 )
 def test_clients_wait_where_waiting_helps_and_not_a_moment_too_short(error, expected):
     assert headers(error) == expected
+
+
+@pytest.mark.parametrize("lost", [OperationalError, InterfaceError])
+def test_where_the_database_is_away_nobody_is_told_that_nothing_was_done(lost):
+    error = translate(lost("server closed the connection unexpectedly"))
+    assert (error.status, error.code, error.retry_after) == (503, "database_unavailable", 2)
+    assert "Idempotency-Key" in error.message
+    assert "server closed" not in error.message

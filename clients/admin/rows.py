@@ -1,5 +1,6 @@
 """What the pages about money have in common."""
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.admin import ModelAdmin
 from django.contrib.admin.utils import quote
+from django.db import OperationalError
 from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
@@ -17,6 +19,8 @@ from clients import books
 from clients.models import Account, Client
 from marketplace import money
 from marketplace.errors import MarketplaceError
+
+logger = logging.getLogger(__name__)
 
 
 class ReadOnly:
@@ -103,6 +107,10 @@ def do_to_each(
     for row in rows:
         try:
             sentence = verb(row)
+        except OperationalError as error:
+            logger.warning("Not done: %s", str(error).split("\n")[0])
+            said = "the database was busy or away; look whether it was done, and else do it again."
+            model_admin.message_user(request, f"{row}: {said}", messages.ERROR)
         except MarketplaceError as error:
             model_admin.message_user(request, f"{row}: {error.message}", messages.ERROR)
         else:

@@ -3,7 +3,9 @@
 -- `ledger_hold` and `ledger_settle` take a JSON array of rows, so that a batch is one call, and both may be called again with the same
 -- rows: a hold that exists is not made twice, a hold that has ended stays as it ended.
 -- Accounts are locked in the order of their ids, before anything else; an allowance is guarded by the lock of its
--- client's account; stripes are locked last, in order.
+-- client's account; stripes are locked last, in order. `ledger_settle` locks the accounts that are paid, too, and credits
+-- their stripe 0; the hot path, which cannot wait for them, has the other stripes. Whoever calls it more than once in
+-- a transaction locks all of these accounts first (`ledger.lock`).
 
 -- The account of a client, or of the marketplace where `owner` is null; made where it is missing.
 CREATE FUNCTION ledger_account(owner bigint, wanted text) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -131,6 +133,16 @@ LANGUAGE sql STABLE AS $$
         'reset', 60 - extract(second FROM moment))
 $$;
 
+-- How much of what a hold no longer reserves was counted in the day or month (`unit`) that an allowance counts now.
+CREATE FUNCTION hold_back(
+    unused numeric, created_at timestamptz, grown_at timestamptz, grown numeric, unit text, counted date
+) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE date_trunc(unit, counted::timestamp)
+        WHEN date_trunc(unit, created_at AT TIME ZONE 'UTC') THEN unused
+        WHEN date_trunc(unit, grown_at AT TIME ZONE 'UTC') THEN least(unused, grown)
+        ELSE 0 END
+$$;
+
 -- Reserve money, and a place within the limits of the account and of the API key, for what is about to begin.
 --
 -- rows: [{"reference", "client_id", "account" (its kind, default "spendable"), "api_key_id", "amount", "tokens",
@@ -142,6 +154,7 @@ LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     moment timestamptz;
+    today date;
     wanted record;
     account clients_account;
     own clients_allowance;
@@ -187,6 +200,7 @@ BEGIN
             SELECT * INTO account FROM clients_account WHERE id = wanted.account_id FOR NO KEY UPDATE;
             -- Read only now, under the lock: waiting for it may have taken long.
             moment := clock_timestamp();
+            today := (moment AT TIME ZONE 'UTC')::date;
             taken := 0;
             free := account.balance - account.held;
             own := nothing;
@@ -262,7 +276,10 @@ BEGIN
             -- The moment that the limits were counted at: it says later in which windows.
             made_at := made_at || moment;
         ELSE
-            UPDATE clients_hold h SET amount = h.amount + more, tokens = h.tokens + more_tokens
+            UPDATE clients_hold h SET amount = h.amount + more, tokens = h.tokens + more_tokens,
+                grown_day = more + hold_back(h.grown_day, h.grown_at, NULL, 0, 'day', today),
+                grown_month = more + hold_back(h.grown_month, h.grown_at, NULL, 0, 'month', today),
+                grown_at = moment
             WHERE h.reference = wanted.reference;
         END IF;
         IF own.id IS NOT NULL OR keyed.id IS NOT NULL THEN
@@ -292,12 +309,21 @@ CREATE FUNCTION ledger_settle(rows json) RETURNS SETOF text LANGUAGE plpgsql AS 
 DECLARE
     moment timestamptz := clock_timestamp();
     fees bigint := ledger_account(NULL, 'fees');
+    payees bigint[];
     locked bigint[];
 BEGIN
+    payees := ARRAY(
+        SELECT ledger_account(each.payee_client, each.payee_kind) FROM (
+            SELECT DISTINCT r.payee_client, coalesce(r.payee_kind, 'earned') AS payee_kind
+            FROM json_to_recordset(rows) AS r (captured numeric, payee_client bigint, payee_kind text)
+            WHERE r.captured > 0 ORDER BY 1, 2
+        ) AS each);
+    IF cardinality(payees) > 0 THEN payees := payees || fees; END IF;
+    -- Also those that are paid: who credits several by turns must not meet somebody who does so in another order.
     -- Arrays, since a join may read all holds there are where the planner knows nothing of them yet.
     SELECT array_agg(owner.id) INTO locked FROM (
         SELECT id FROM clients_account
-        WHERE id = ANY (ARRAY(
+        WHERE id = ANY (payees || ARRAY(
             SELECT h.account_id FROM clients_hold h
             WHERE h.reference = ANY (ARRAY(SELECT said.reference FROM json_to_recordset(rows) AS said (reference text)))))
         ORDER BY id FOR NO KEY UPDATE
@@ -324,7 +350,8 @@ BEGIN
             -- A hold that was made only now has an account that is not locked here: it was not there to be ended.
             AND h.account_id = ANY (locked)
             AND (s.final OR NOT EXISTS (SELECT 1 FROM clients_transfer t WHERE t.reference = s.transfer))
-        RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.tokens AS reserved_tokens, s.final,
+        RETURNING h.reference, h.account_id, h.api_key_id, h.created_at, h.grown_at, h.grown_day, h.grown_month,
+            h.tokens AS reserved_tokens, s.final,
             s.captured, s.fee, s.payee_client, s.payee_kind, s.transfer, s.kind, s.memo, s.by_id, s.stripe,
             CASE WHEN s.final THEN h.amount - h.captured + s.captured ELSE s.captured END AS freed,
             coalesce(s.tokens, h.tokens) AS used_tokens
@@ -360,11 +387,8 @@ BEGIN
             SELECT l.id, count(*) FILTER (WHERE e.final AND e.reserved_tokens IS NOT NULL) AS ended,
                 coalesce(sum(e.reserved_tokens - e.used_tokens)
                     FILTER (WHERE l.minute = date_trunc('minute', e.created_at)), 0) AS minute_tokens,
-                coalesce(sum(e.freed - e.captured)
-                    FILTER (WHERE l.day = (e.created_at AT TIME ZONE 'UTC')::date), 0) AS day,
-                coalesce(sum(e.freed - e.captured) FILTER (
-                    WHERE date_trunc('month', l.day) = date_trunc('month', e.created_at AT TIME ZONE 'UTC')), 0
-                ) AS month,
+                sum(hold_back(e.freed - e.captured, e.created_at, e.grown_at, e.grown_day, 'day', l.day)) AS day,
+                sum(hold_back(e.freed - e.captured, e.created_at, e.grown_at, e.grown_month, 'month', l.day)) AS month,
                 sum(e.freed - e.captured) AS total
             FROM ended e
             JOIN clients_account a ON a.id = e.account_id AND a.kind = 'spendable'
@@ -383,6 +407,8 @@ DECLARE
     owner bigint := coalesce(NEW.client_id, OLD.client_id);
     spendable bigint := ledger_account(owner, 'spendable');
 BEGIN
+    -- Before it looks: a statement that waits for a row goes on with what it saw of other rows before it waited.
+    PERFORM 1 FROM clients_account WHERE id = spendable FOR NO KEY UPDATE;
     UPDATE clients_account SET limited = EXISTS (SELECT 1 FROM clients_allowance l WHERE l.client_id = owner)
     WHERE id = spendable;
     RETURN NULL;

@@ -189,6 +189,10 @@ class Hold(models.Model):
     captured = MoneyField(default=0, db_default=0)
     tokens = models.BigIntegerField(null=True, blank=True, help_text="Empty: not a request.")
     created_at = models.DateTimeField(db_default=Now())
+    # When it has last grown, and by how much on that day and in that month (UTC): budgets count it there.
+    grown_at = models.DateTimeField(null=True, blank=True)
+    grown_day = MoneyField(default=0, db_default=0)
+    grown_month = MoneyField(default=0, db_default=0)
     ended_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=8, choices=HoldOutcome, blank=True, db_default="")
 

@@ -189,3 +189,31 @@ def test_a_limit_that_is_set_while_money_moves_misses_nothing(alice, key):
     open_, settled = 4 * 9, 4 * 16
     assert counters(allowance)[0] == open_
     assert counters(allowance)[5] == open_ * 5 + settled * 2
+
+
+def test_a_hold_that_grew_on_another_day_gives_back_where_it_was_counted(alice, key):
+    """Such as an allocation that is extended, and released at once."""
+    limits = Allowance.objects.create(client=alice, budget_day=100, budget_month=500)
+    hold(alice, 50, reference="lease:1", tokens=None)
+    ago = datetime.now(UTC) - timedelta(days=40)
+    Hold.objects.update(created_at=ago)
+    Allowance.objects.update(day=ago.date())
+    hold(alice, 90, reference="lease:1", tokens=None)
+    hold(alice, 120, reference="lease:1", tokens=None)
+    limits.refresh_from_db()
+    assert (limits.day_used, limits.month_used, limits.total_used) == (70, 70, 120)
+    ledger.release("lease:1")
+    limits.refresh_from_db()
+    assert (limits.day_used, limits.month_used, limits.total_used) == (0, 0, 0)
+
+
+def test_a_hold_that_grew_on_another_day_and_was_used_gives_back_no_more_than_grew_today(alice, key):
+    limits = Allowance.objects.create(client=alice, budget_day=100)
+    hold(alice, 50, reference="lease:1", tokens=None)
+    ago = datetime.now(UTC) - timedelta(days=40)
+    Hold.objects.update(created_at=ago)
+    Allowance.objects.update(day=ago.date())
+    hold(alice, 60, reference="lease:1", tokens=None)
+    settle("lease:1", 20)
+    limits.refresh_from_db()
+    assert (limits.day_used, limits.total_used) == (0, 20)

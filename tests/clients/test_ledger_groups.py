@@ -12,7 +12,7 @@ import pytest
 from django.db import connection, connections, transaction
 from django.db.models import F
 
-from clients import ledger
+from clients import ledger, refunds
 from clients.models import AccountKind, Allowance, Client, Hold, Stripe, Transfer, TransferKind
 from marketplace.groupcommit import GroupCommit, Statement
 from tests.clients import ledger_books
@@ -254,3 +254,33 @@ def test_a_settlement_of_what_is_not_held_yet_takes_nothing(people: tuple[Client
         took = ledger.settle(reference="late", amount=20, payee_id=bob.pk, kind=TransferKind.INFERENCE)
     assert (took, bool(seen)) == (False, True)
     assert numbers(alice) == (1000, 5)
+
+
+def test_several_payments_at_once_and_a_refund_do_not_wait_for_each_other_in_a_circle(
+    people: tuple[Client, Client],
+) -> None:
+    alice, bob = people
+    carol, operator = (
+        Client.objects.create_user(username=name, email=f"{name}@x.de", is_staff=name == "op")
+        for name in ("carol", "op")
+    )
+    ledger.hold(reference="old", client_id=alice.pk, amount=100)
+    ledger.settle(reference="old", amount=100, fee=10, payee_id=carol.pk, kind=TransferKind.INFERENCE)
+    for number in (1, 2):
+        ledger.hold(reference=f"lease:{number}", client_id=alice.pk, amount=100, tokens=None)
+    original = Transfer.objects.get(reference="old")
+    with transaction.atomic():
+        ledger.lock([alice.pk], payees=[carol.pk, bob.pk])
+        pay_part("lease:1", bob)
+        thread = beside(lambda: refunds.reverse(original, by=operator, reason="r"))
+        pay_part("lease:2", carol)
+    thread.join()
+    assert original.reversals.count() == 1
+    assert numbers(bob, AccountKind.EARNED) == (9, 0)
+
+
+def pay_part(reference: str, payee: Client) -> None:
+    ledger.capture(
+        reference=reference, amount=10, fee=1, transfer_reference=f"{reference}:1", payee_id=payee.pk,
+        kind=TransferKind.ALLOCATION,
+    )  # fmt: skip

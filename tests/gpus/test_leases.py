@@ -1,12 +1,13 @@
 """How reserved nodes are paid, to the second, and how a reservation ends by itself."""
 
+import contextlib
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connections
+from django.db import DatabaseError, connection, connections
 
 from clients import ledger, terms
 from clients.models import AccountKind, Hold, Transfer
@@ -333,3 +334,64 @@ def _all_at_once(*calls: Any) -> None:
     for thread in threads:
         thread.join(30)
     assert failed == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_payments_of_two_allocations_do_not_wait_for_each_other_in_a_circle(
+    rich: Any, bob: Any, charlie: Any, operator: Any, join: Any, connect: Any
+) -> None:
+    """Each has two nodes, of the same two providers in another order."""
+    charlie.provider_status = "approved"
+    charlie.save()
+    for owner in (bob, charlie):
+        ledger.account(owner.pk, AccountKind.EARNED)
+    ledger.account(None, AccountKind.FEES)
+    ledger.grant(client_id=operator.pk, amount=1000 * TOKEN, reference="g:2", reason="", by_id=None)
+    for number, owner in enumerate((bob, charlie, charlie, bob)):
+        name = f"n{number}"
+        price = money.parse(str(1 + number))
+        connect(join(owner, "toy", machine_id=name, name=name, hour_price=price).node)
+    one, two = allocate(rich, 2), allocate(operator, 2)
+    alive(at(100))
+    meet, errors = threading.Barrier(2, timeout=2), list[Exception]()
+
+    def meet_after_the_first(execute: Any, sql: str, *rest: Any) -> Any:
+        result = execute(sql, *rest)
+        if "ledger_settle" in sql:
+            # Where it breaks, the other one waits for what is locked here, as it should.
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meet.wait()
+        return result
+
+    def pay(allocation: Allocation) -> None:
+        try:
+            with connection.execute_wrapper(meet_after_the_first):
+                leases.attend(allocation.pk, now=at(100))
+        except DatabaseError as error:
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=pay, args=[each]) for each in (one, two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert Lease.objects.filter(charged__gt=0).count() == 4
+
+
+def test_what_goes_wrong_with_one_allocation_does_not_stop_the_others(
+    rich: Any, add: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = []
+    for number in range(3):
+        add(f"n{number}")
+        made.append(allocate(rich))
+    alive(at(100))
+    broken = Lease.objects.get(allocation_id=min(each.pk for each in made))
+    Hold.objects.filter(pk=broken.reference).update(amount=1)
+    assert leases.sweep(now=at(100)) == 2
+    assert set(Lease.objects.filter(charged__gt=0).values_list("pk")).isdisjoint({(broken.pk,)})
+    assert Lease.objects.filter(charged__gt=0).count() == 2
+    assert str(broken.allocation_id) in caplog.text
