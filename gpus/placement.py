@@ -177,7 +177,8 @@ class Pool:
     ready: list[LiveOffer] = field(default_factory=list)
     waiting: dict[int, deque[_Waiter]] = field(default_factory=dict)  # by consumer, served in turn
     waiters: int = 0
-    usual_s: float = 1.0
+    usual_s: float = 1.0  # of answers here; a guess before the first
+    is_measured: bool = False
     is_priced: bool = False  # some offer here costs something, or did
     reserved: dict[int, LiveOffer] = field(default_factory=dict)
 
@@ -236,7 +237,9 @@ class Pool:
         offer.outstanding -= 1
         if took_s is not None:
             offer.latency_s = took_s if not offer.latency_s else 0.9 * offer.latency_s + 0.1 * took_s
-            self.usual_s = 0.98 * self.usual_s + 0.02 * took_s
+            # A node of which nothing is known is taken for a usual one, so that it gets its share soon.
+            self.usual_s = 0.98 * self.usual_s + 0.02 * took_s if self.is_measured else took_s
+            self.is_measured = True
         if offer.place < 0 or self.waiters:
             self.refresh(offer)
 
@@ -459,8 +462,7 @@ def _why_not(offer: LiveOffer, policy: Policy) -> str:
         return offer.node.state
     if offer.free <= 0:
         return "full"
-    # Or it is slower: what counts is when it would be done.
-    return "more outstanding work or a higher price"
+    return "slower so far, more outstanding work, or a higher price"
 
 
 def summary(pools: Iterable[Pool]) -> dict[str, Any]:

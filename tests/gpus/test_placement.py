@@ -259,7 +259,7 @@ def test_foreseeing_names_the_best_node_and_why_not_the_others(pool: Pool) -> No
 
     assert (found.chosen, found.wait_s, found.error) == (best, 0.0, None)
     assert dict(found.others) == {
-        busy: "more outstanding work or a higher price",
+        busy: "slower so far, more outstanding work, or a higher price",
         full: "full",
         silent: "silent",
         dear: "over your maximum price",
@@ -286,3 +286,17 @@ def test_foreseeing_answers_the_error_where_nothing_would_do(pool: Pool) -> None
     assert (found.chosen, found.wait_s, len(found.others)) == (None, None, 50)
     assert isinstance(found.error, NoCapacity)
     assert "60 are silent" in found.error.message
+
+
+def test_a_node_that_has_just_come_and_is_cheaper_gets_work_at_once(pool: Pool) -> None:
+    """Nothing is known of its speed; it is taken for a usual one, not for a slow one."""
+    known = add(pool, 1, concurrency=4)
+    known.charge(Rates(2 * TOKEN, 6 * TOKEN))
+    for _ in range(5):
+        slot = placement.choose(pool)
+        assert slot is not None
+        slot.release(took_s=0.05)
+    add(pool, 2, concurrency=4).charge(Rates(TOKEN, TOKEN))
+    slot = placement.choose(pool)
+    assert slot is not None
+    assert slot.node.id == 2
