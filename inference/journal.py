@@ -24,6 +24,8 @@ from marketplace.groupcommit import GroupCommit, NotRecorded, Part, Statement
 logger = logging.getLogger(__name__)
 
 IDS_AT_ONCE = 500
+# Ids that were fetched longer ago are left unused, so that their order is that of time, within this much.
+IDS_KEEP_S = 2.0
 # Web processes that credit the same account at the same time hardly ever meet in one of so many stripes, from 1 on.
 STRIPES = 128
 
@@ -194,11 +196,14 @@ class Journal:
         self._gateway_id = gateway_id.hex
         self._stripe = 1 + gateway_id.int % STRIPES
         self._ids: deque[int] = deque()
+        self._ids_at = 0.0
         self._accounts: dict[tuple[int | None, str], int] = {}
         self._fetching: asyncio.Task[None] | None = None
 
     async def next_id(self) -> int:
         """An id that no other process has. From the table's own sequence, many at a time."""
+        if time.monotonic() - self._ids_at > IDS_KEEP_S:
+            self._ids.clear()
         while not self._ids:
             try:
                 await self._fetch()
@@ -232,6 +237,7 @@ class Journal:
             [IDS_AT_ONCE],
         )
         self._ids.extend(row[0] for row in rows)
+        self._ids_at = time.monotonic()
 
     def open(self, record: Record, *, limited: bool) -> None:
         """Write that a request has begun, and hold `record.held`; `record.opened` is done when that is durable.

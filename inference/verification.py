@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -261,3 +262,28 @@ def _bytes(text: Any) -> bytes:
     if not isinstance(text, str) or not _HASH.fullmatch(text):
         raise _Malformed("A hash is 0x and 64 hexadecimal digits.")
     return bytes.fromhex(text[2:])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python verification.py FILE [SIGNER]`; the exit status says whether the receipt is valid."""
+    try:
+        file, signer = arguments[0], (arguments[1] if len(arguments) > 1 else None)
+        with open(file, encoding="utf-8") as opened:
+            verdict = verify(read(opened.read()), signer)
+    except IndexError:
+        return _say("usage: verification.py FILE [SIGNER]", status=2)
+    except (OSError, UnicodeDecodeError) as error:
+        return _say(f"{arguments[0]} cannot be read: {error}", status=2)
+    except InvalidReceipt as error:
+        return _say("\n  ".join(["This receipt proves nothing:", *error.problems]), status=1)
+    whose = "whom you named" if signer else "compare this address with the marketplace's, GET /receipts/key/"
+    return _say(f"valid, signed by {verdict.signer} ({whose})", status=0)
+
+
+def _say(text: str, *, status: int) -> int:
+    (sys.stderr if status else sys.stdout).write(f"{text}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -322,6 +322,25 @@ def test_one_file_checks_it_without_anything_of_this_project(
     assert done.stdout.strip() == str(document["inclusion"]["batch"]), done.stderr
 
 
+def test_the_one_file_is_a_program_too(document: dict[str, Any], tmp_path: Path) -> None:
+    file, changed = tmp_path / "receipt.json", tmp_path / "changed.json"
+    file.write_text(json.dumps(document))
+    changed.write_text(json.dumps(document | {"receipt": document["receipt"] | {"charged": "0"}}))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        command = [sys.executable, "-I", verification.__file__, *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert run(file, signing.signer())[0:2] == (0, f"valid, signed by {signing.signer()} (whom you named)\n")
+    assert run(file)[0] == 0
+    assert run(file, "0x" + "00" * 20)[0] == 1
+    status, said, why = run(changed, signing.signer())
+    assert (status, said) == (1, "")
+    assert "proves nothing" in why
+    assert [run()[0], run(tmp_path / "none.json")[0]] == [2, 2]
+
+
 # --- On the command line ------------------------------------------------------------------------------------
 
 
