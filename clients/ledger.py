@@ -246,7 +246,7 @@ def hold(
     }
     for _, code, details in _rows("SELECT * FROM ledger_hold(%s)", [json.dumps([row])]):
         if code:
-            raise refusal(code, details)
+            raise refusal(code, details, is_request=tokens is not None)
     return Hold.objects.get(pk=reference)
 
 
@@ -363,14 +363,15 @@ def reverse(original: Transfer, *, reason: str, by_id: int | None) -> Transfer:
     return back
 
 
-def refusal(code: str, details: Mapping[str, Any] | None) -> MarketplaceError:
-    """The error for what `ledger_hold` refused."""
+def refusal(code: str, details: Mapping[str, Any] | None, *, is_request: bool = True) -> MarketplaceError:
+    """The error for what `ledger_hold` refused. A request may turn out to cost less than it needs."""
     if code == "hold_ended" or details is None:
         return HoldEnded()
     if code == "insufficient_balance":
         available, needed = int(Decimal(details["available"])), int(Decimal(details["needed"]))
         return InsufficientFunds(
-            f"This can cost up to {money.named(needed)}; {money.named(available)} are available.",
+            f"This {'can cost up to' if is_request else 'needs'} {money.named(needed)}; "
+            f"{money.named(available)} are available.",
             details={"available": money.render(available), "needed": money.render(needed)},
         )
     if details["limit"].startswith("budget_"):

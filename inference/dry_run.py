@@ -25,22 +25,23 @@ from inference import charging, metering, pricing
 from inference.models import Kind
 from inference.pricing import Bound
 from inference.runs import Ask
-from marketplace import money
+from marketplace import money, parsing
 from marketplace.errors import MarketplaceError, Unavailable
 from marketplace.http import Call
 
 # The length of an answer of which nothing is known.
 TYPICAL_ANSWER_TOKENS = 250
-_YES = ("1", "true", "yes")
 
 
 def wanted(call: Call) -> bool:
-    """Whether a request is only a question: `X-Dry-Run: true` or `?dry_run=1`."""
+    """Whether a request is only a question: `X-Dry-Run: true` or `?dry_run=1`. Raises InvalidRequest for odd words."""
     header = call.header(b"x-dry-run")
     if header is not None:
-        return header.lower() in _YES
+        return parsing.is_yes(header, param="X-Dry-Run")
     query: bytes = call.scope.get("query_string", b"")
-    return b"dry_run" in query and parse_qs(query.decode("latin-1")).get("dry_run", [""])[-1].lower() in _YES
+    if b"dry_run" not in query:
+        return False
+    return parsing.is_yes(parse_qs(query.decode("latin-1")).get("dry_run", ["no"])[-1], param="dry_run")
 
 
 async def foresee(ask: Ask, directory: Directory) -> dict[str, Any]:

@@ -5,12 +5,36 @@ from typing import IO, Any
 
 import orjson
 from django.conf import settings
+from rest_framework.exceptions import ValidationError
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from marketplace.errors import InvalidRequest, PayloadTooLarge
+
+
+def is_yes(text: str, *, param: str) -> bool:
+    """What a flag in a header or a query says. Raises InvalidRequest where that is neither yes nor no."""
+    said = text.strip().lower()
+    if said not in _YES and said not in _NO:
+        raise InvalidRequest(f"{param} must be true or false.", param=param)
+    return said in _YES
+
+
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+class Strict:
+    """For serializers of what must not be misunderstood: refuses fields that it does not know."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            known = self.fields  # type: ignore[attr-defined]  # a serializer's
+            unknown = [str(name) for name in data if name not in known]
+            if unknown:
+                raise ValidationError({name: ["There is no such field here."] for name in unknown})
+        return super().to_internal_value(data)  # type: ignore[misc]  # a serializer's
 
 
 class AlwaysFirst(DefaultContentNegotiation):

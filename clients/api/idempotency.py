@@ -19,6 +19,8 @@ from rest_framework.response import Response
 from clients import idempotency
 from clients.authentication import caller
 from clients.models import StoredReply
+from marketplace.errors import InvalidRequest
+from marketplace.parsing import is_yes
 
 KEY_PARAMETER = openapi.Parameter(
     idempotency.HEADER,
@@ -40,6 +42,7 @@ def once(handler: Handler) -> Handler:
 
     @wraps(handler)
     def answer(self: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        _refuse_dry_run(request)
         key = request.headers.get(idempotency.HEADER)
         if key is None:
             return handler(self, request, *args, **kwargs)
@@ -64,6 +67,16 @@ def once(handler: Handler) -> Handler:
             return response
 
     return cast(Handler, answer)
+
+
+def _refuse_dry_run(request: Request) -> None:
+    """Only requests to models can be tried: here it would be done, which nobody wants who says this."""
+    for name, said in (
+        ("X-Dry-Run", request.headers.get("X-Dry-Run")),
+        ("dry_run", request.GET.get("dry_run")),
+    ):
+        if said is not None and is_yes(said, param=name):
+            raise InvalidRequest("There is no dry run here; nothing was done.", code="no_dry_run", param=name)
 
 
 def _body(request: Request) -> bytes:

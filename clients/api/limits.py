@@ -15,6 +15,7 @@ from clients.api.documentation import errors
 from clients.authentication import ReadsOrIsLoggedIn, caller
 from clients.models import Allowance
 from marketplace.money import AmountField
+from marketplace.parsing import Strict
 
 _MOST = 2**31 - 1
 _PER = {"input": "per million input tokens", "output": "per million output tokens", "request": "per request"}
@@ -60,7 +61,7 @@ class UsedSerializer(serializers.Serializer[Allowance]):
         return super().to_representation(allowances.used(allowance, now=timezone.now()))  # type: ignore[arg-type]
 
 
-class LimitsSerializer(serializers.Serializer[Any]):
+class LimitsSerializer(Strict, serializers.Serializer[Any]):
     """Limits of whatever has an `allowance`. What is left out stays as it is."""
 
     max_input_price = _price("input")
@@ -121,4 +122,5 @@ class Limits(APIView):
 
 
 def _shown(allowance: Allowance) -> Response:
-    return Response(LimitsSerializer({"allowance": allowance}).data)
+    said = LimitsSerializer({"allowance": allowance}).data
+    return Response(said if allowance.pk is not None else {**said, "used": None})

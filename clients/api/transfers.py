@@ -56,8 +56,12 @@ class TransferRequest(serializers.Serializer[Any]):
         return super().get_fields() | {"from": source}
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict) and "to" in data and "recipient" not in data:
+        if isinstance(data, dict) and "to" in data:
+            if data.get("recipient", data["to"]) != data["to"]:
+                raise serializers.ValidationError({"to": ["This is another one than `recipient`."]})
             data = {**data, "recipient": data["to"]}
+        if isinstance(data, dict) and data.get("currency", settings.CURRENCY) != settings.CURRENCY:
+            raise serializers.ValidationError({"currency": [f"Only {settings.CURRENCY} can be sent."]})
         return super().to_internal_value(data)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from marketplace import money
 from marketplace.errors import InvalidRequest
 from marketplace.money import AmountField
 from marketplace.paging import BareArrayPagination
+from marketplace.parsing import Strict
 
 
-class PriceParts(serializers.Serializer[Any]):
+class PriceParts(Strict, serializers.Serializer[Any]):
     """A model's price; what is left out stays as it is."""
 
     input_price = AmountField(required=False, help_text="Per million prompt tokens.")
@@ -39,7 +40,7 @@ class ModelPriceParts(PriceParts):
     name = serializers.CharField(max_length=255)
 
 
-class ChangePrices(serializers.Serializer[Any]):
+class ChangePrices(Strict, serializers.Serializer[Any]):
     """What changes: for single models, for all others that the node offers, and per GPU and hour."""
 
     models = ModelPriceParts(many=True, required=False)

@@ -52,12 +52,14 @@ class Desk:
 
         Raises what `Shelf.check` and `Relay.open` do.
         """
+        is_question = dry_run.wanted(call)
         try:
             self.shelf.check(ask.model, ask.kind, ask.principal)
         except ModelNotFound as missing:
-            self.relay.demand.count(ask.model, ask.kind.value, ask.policy, missing.code)
+            if not is_question:
+                self.relay.demand.count(ask.model, ask.kind.value, ask.policy, missing.code)
             raise
-        if dry_run.wanted(call):
+        if is_question:
             await call.answer(200, orjson.dumps(await dry_run.foresee(ask, self.gateway.directory)))
             return None
         return await self.relay.open(ask)

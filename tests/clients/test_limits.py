@@ -24,7 +24,7 @@ NAMES = [
 def test_at_first_there_are_none(api, alice):
     assert api(alice).get(PATH).json() == {
         **dict.fromkeys(NAMES),
-        "used": {"day": "0", "month": "0", "total": "0"},
+        "used": None,  # nothing is counted yet
     }
 
 
@@ -71,3 +71,9 @@ def test_nobody_sees_or_sets_anothers(api, alice, bob):
 @pytest.mark.parametrize("value", ODD_VALUES)
 def test_odd_values_are_the_callers_mistake(api, alice, name, value):
     assert api(alice).patch(PATH, {name: value}).status_code in (200, 400)
+
+
+def test_a_misspelt_limit_is_not_taken_for_one(api, alice):
+    reply = api(alice).patch(PATH, {"budget_dai": "1", "concurrency": 3})
+    assert (reply.status_code, list(reply.json())) == (400, ["budget_dai"])
+    assert api(alice).get(PATH).json()["concurrency"] is None

@@ -253,3 +253,19 @@ def test_transfers_in_all_directions_at_once_neither_block_each_other_nor_lose_m
         for each in [pool.submit(send, *pair) for pair in pairs]:
             each.result()
     assert sum(transfers.balances(person).spendable for person in people) == 3 * TOKEN
+
+
+@pytest.mark.parametrize("wrong", [{"to": "carol"}, {"currency": "USD"}])
+def test_what_contradicts_itself_is_not_sent(api, rich, bob, wrong):
+    reply = api(rich).post(PATH, {"recipient": "bob", "amount": "1", **wrong})
+    assert (reply.status_code, list(reply.json()["error"]["details"]["fields"])) == (400, list(wrong))
+    assert has(rich) == 10
+
+
+@pytest.mark.parametrize(
+    ("header", "query"), [({"X-Dry-Run": "true"}, ""), ({}, "?dry_run=1"), ({"X-Dry-Run": "maybe"}, "")]
+)
+def test_who_only_wants_to_try_sends_nothing(api, rich, bob, header, query):
+    reply = api(rich).post(f"{PATH}{query}", {"recipient": "bob", "amount": "1"}, headers=header)
+    assert reply.status_code == 400
+    assert has(rich) == 10

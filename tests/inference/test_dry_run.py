@@ -67,7 +67,7 @@ def test_it_says_what_a_request_would_cost_and_who_would_get_it(
         "affordable": True,
         "estimated_wait_s": 0.0,
         "node": "cheap",
-        "others": [{"node": "dear", "reason": "more outstanding work or a higher price"}],
+        "others": [{"node": "dear", "reason": "slower so far, more outstanding work, or a higher price"}],
         "refusal": None,
     }
     assert no_trace(engine)
@@ -239,3 +239,21 @@ def test_it_takes_no_idempotency_key(
     first = http.post(URL, json=CHAT, headers=key)
     assert first.json()["object"] == "chat.completion"
     assert http.post(URL, json=CHAT, headers=DRY | key).json()["object"] == "dry_run"
+
+
+@pytest.mark.parametrize("word", ["maybe", "2", "treu"])
+def test_a_flag_that_is_neither_yes_nor_no_is_refused_and_nothing_is_asked(
+    http: httpx.Client, add_priced: Callable[..., Node], engine: Engine, word: str
+) -> None:
+    add_priced("one")
+    for reply in (
+        http.post(URL, json=CHAT, headers={"X-Dry-Run": word}),
+        http.post(f"{URL}?dry_run={word}", json=CHAT),
+    ):
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
+    assert no_trace(engine)
+
+
+def test_who_tries_a_model_that_there_is_not_wants_none(http: httpx.Client, server: Server) -> None:
+    assert http.post(URL, json=CHAT | {"model": "nope"}, headers=DRY).status_code == 404
+    assert not server.hot.relay.demand._counts

@@ -61,6 +61,8 @@ def test_a_limit_is_taken_away(form, operator):
         {"default_input_price": ""},
         {"max_hour_price": "x"},
         {"min_hour_price": "2", "max_hour_price": "1"},
+        {"default_hour_price": "2", "max_hour_price": "1"},
+        {"default_input_price": "1", "min_input_price": "2"},
         {"reason": ""},
         {"fee_bps": "5", "based_on": "77"},
         {},
