@@ -17,6 +17,8 @@ from unfold.paginator import InfinitePaginator
 from clients.admin import reasons, rows, transfers
 from clients.admin.rows import ReadOnly, amount
 from clients.models import Client
+from clients.terms import UNSET
+from gpus import prices
 from inference import catalogue, refunds
 from inference.models import Inference, Model, Status
 from marketplace import money
@@ -156,19 +158,32 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
     @display(description="price")
     @rows.once
     def asked(self, inference: Inference) -> str:
-        price = inference.price
-        if price is None:
-            return "the default of the terms"
-        return (
-            f"{price}: {money.render(price.input_price)} in, {money.render(price.output_price)} out per million "
-            f"tokens, {money.named(price.request_price)} per request"
+        price, told = inference.price, inference.terms or UNSET
+        rates = prices.of(price, told)
+        found = (
+            f"{price or 'the default of the terms'}: {money.render(rates.input)} in, {money.render(rates.output)} out "
+            f"per million tokens, {money.named(rates.request)} per request"
         )
+        is_as_asked = price is None or rates[:3] == (
+            price.input_price,
+            price.output_price,
+            price.request_price,
+        )
+        return found if is_as_asked else f"{found} (what its owner asks is beyond the limits of the terms)"
 
     @display(description="in the ledger")
     @rows.once
     def movement(self, inference: Inference) -> str:
         paid = refunds.charge_of(inference)
-        return rows.link("clients_transfer", paid.pk, paid) if paid else "-"
+        if paid is None:
+            return "-"
+        back = paid.reversals.first()
+        link = rows.link("clients_transfer", paid.pk, paid)
+        return (
+            link
+            if back is None
+            else format_html("{}, given back as {}", link, rows.link("clients_transfer", back.pk, back))
+        )
 
     @display(description="receipt")
     def receipt(self, inference: Inference) -> str:
@@ -185,6 +200,7 @@ class InferenceAdmin(ReadOnly, ModelAdmin):
             title="Refund",
             note="All that they did cost goes back to the consumer, the marketplace's fee included.",
             seen_by="Both see it in their statements.",
+            describe=lambda each: f"{each}: {rows.shown(each.charged)} of {each.client}",
         )
         if isinstance(reason, HttpResponse):
             return reason

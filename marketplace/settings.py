@@ -148,8 +148,14 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", "INFO")},
-    # What a caller did wrong has been told to the caller.
-    "loggers": {"django.request": {"level": "ERROR"}},
+    # What a caller did wrong, or wanted in vain, has been told to the caller.
+    "filters": {
+        "not_in_vain": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: getattr(record, "status_code", 500) != 503,
+        }
+    },
+    "loggers": {"django.request": {"level": "ERROR", "filters": ["not_in_vain"]}},
 }
 
 # --- Database, cache, jobs -------------------------------------------------------------------------------
@@ -352,7 +358,13 @@ UNFOLD = {
                 ],
             }
             for title, items in (
-                ("To decide", [("Provider requests", "how_to_reg", "clients_provider")]),
+                (
+                    "To decide",
+                    [
+                        ("Provider requests", "how_to_reg", "clients_provider"),
+                        ("Payouts", "payments", "clients_payout"),
+                    ],
+                ),
                 (
                     "Live",
                     [
@@ -369,7 +381,6 @@ UNFOLD = {
                         ("Accounts", "account_balance_wallet", "clients_account"),
                         ("Transfers", "swap_horiz", "clients_transfer"),
                         ("Holds", "lock_clock", "clients_hold"),
-                        ("Payouts", "payments", "clients_payout"),
                         ("Terms", "contract", "clients_terms"),
                         ("Trial balance", "balance", "clients_account", "trial_balance"),
                         ("Audit", "history", "clients_auditentry"),

@@ -111,8 +111,9 @@ def _posted(account: Account) -> int:
 def _owner(account_id: Any) -> int | None:
     if not str(account_id).isdecimal():
         return None
-    found = Account.objects.filter(pk=account_id).values_list("client_id", flat=True)
-    return found.first()
+    # Credit goes to what can be spent, so that the other accounts do not offer it.
+    found = Account.objects.filter(pk=account_id, kind=AccountKind.SPENDABLE)
+    return found.values_list("client_id", flat=True).first()
 
 
 def _statement(account: Account, number: str | None) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def _statement(account: Account, number: str | None) -> dict[str, Any]:
     for entry in entries:
         lines.append(_line(entry, after))
         after -= entry.amount
-    headers = ["when", "kind", "amount", "held then", "other side", "reference", "memo"]
+    headers = ["when", "kind", "amount", "balance then", "other side", "reference", "memo"]
     return {"statement": {"headers": headers, "rows": lines}, "page": page}
 
 

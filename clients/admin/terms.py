@@ -62,6 +62,11 @@ class TermsForm(forms.ModelForm):
         lowest, highest = said.get(f"min_{unit}_price"), said.get(f"max_{unit}_price")
         if lowest is not None and highest is not None and lowest > highest:
             self.add_error(f"max_{unit}_price", "This is below the lowest price.")
+        default = said.get(f"default_{unit}_price")
+        if default is not None and highest is not None and default > highest:
+            self.add_error(f"default_{unit}_price", "This is above the highest price.")
+        if default is not None and lowest is not None and default < lowest:
+            self.add_error(f"default_{unit}_price", "This is below the lowest price.")
 
     def changes(self) -> dict[str, Any]:
         """What is other than before."""
