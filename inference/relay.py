@@ -154,7 +154,15 @@ class Relay:
     async def _place(self, run: Run) -> Slot:
         ask, record = run.ask, run.record
         pool = self.gateway.directory.pool_for(ask.model, ask.allocation, record.client_id)
-        slot = placement.choose(pool, policy=ask.policy, failed=run.failed)
+        slot = placement.choose(
+            pool, policy=ask.policy, failed=run.failed | run.busy if run.busy else run.failed
+        )
+        if slot is None and run.busy:
+            # Other processes were quicker everywhere; a slot comes free soon.
+            await asyncio.sleep(BUSY_PAUSE_S)
+            record.queued_s += BUSY_PAUSE_S
+            run.busy.clear()
+            slot = placement.choose(pool, policy=ask.policy, failed=run.failed)
         if slot is not None:
             run.slot = slot
             self._charging.price(run, slot)
@@ -285,9 +293,8 @@ class Relay:
         record, node = run.record, slot.node
         if isinstance(failure, NodeRefused) and failure.code == "busy":
             # Another process was quicker; it is full, not broken.
-            await asyncio.sleep(BUSY_PAUSE_S)
+            run.busy[node.id] = run.link_id
             if time.monotonic() - record.started < settings.QUEUE_WAIT_S and run.left_s > 0:
-                record.queued_s += BUSY_PAUSE_S
                 return
             raise QueueTimeout(f"{node.name} stayed busy.", retry_after=2) from None
         record.attempts.append({"node": node.id, "name": node.name, "reason": str(failure)[:300]})

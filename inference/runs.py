@@ -70,6 +70,8 @@ class Run:
     most: int = 0
     link_id: UUID | None = None  # of the present attempt's node
     failed: dict[int, UUID | None] = field(default_factory=dict)
+    # Nodes that were full when they were asked: another free one comes first.
+    busy: dict[int, UUID | None] = field(default_factory=dict)
 
     def interrupt(self, what: str, why: str) -> None:
         """Break in from outside: "consumer_left", "deadline_exceeded", or "node_lost"."""
