@@ -1,0 +1,1 @@
+"""Teaching: datasets, jobs, trainers, deployments."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
 
 from clients import credentials, providers, terms
 from clients.models import Client, ProviderStatus
@@ -246,6 +248,12 @@ def _change(
         states.reassess(node_id, now=now, by=by)
         announce(node_id)
     return True
+
+
+def send_for_errands(node_id: int) -> None:
+    """Let a node's agent know that there is something for it to ask for."""
+    Node.objects.filter(pk=node_id).update(errands=F("errands") + 1, changed_at=Now())
+    announce(node_id)
 
 
 def announce(node_id: int, *, credential: bool = False) -> None:

@@ -23,11 +23,13 @@ from marketplace.errors import InvalidRequest
 # The parts of a model's price, as `Price`, `Terms` (with min_, max_, default_) and the APIs call them.
 PARTS = ("input_price", "output_price", "request_price")
 HOUR = "hour_price"
+TRAINING = "training_price"
 _PER = {
     "input_price": "per million prompt tokens",
     "output_price": "per million completion tokens",
     "request_price": "per request",
     HOUR: "per GPU and hour",
+    TRAINING: "per million tokens trained on",
 }
 # A request of the usual size, to compare prices by: a thousand prompt tokens, three hundred completion tokens.
 _USUAL_PROMPT, _USUAL_COMPLETION = 1000, 300
@@ -118,6 +120,11 @@ def of(price: Price | None, now: Terms) -> Rates:
         return default_rates(now)
     asked = Rates(price.input_price, price.output_price, price.request_price, price.pk)
     return within(asked, now)
+
+
+def training_rate(asked: int | None, now: Terms) -> int:
+    """What a million tokens trained on cost where this is asked; None is the default of the terms."""
+    return now.default_training_price if asked is None else _within(TRAINING, asked, now)
 
 
 def hour_rate(asked: int | None, now: Terms) -> int:

@@ -59,6 +59,16 @@ QUEUE_LENGTH = env.int("QUEUE_LENGTH", 256, validate=validate.Range(min=0))
 DJANGO_CONCURRENCY = env.int("DJANGO_CONCURRENCY", 24, validate=validate.Range(min=1))
 MAX_REQUEST_BYTES = env.int("MAX_REQUEST_BYTES", 32 * 1024 * 1024, validate=validate.Range(min=1024))
 MAX_RESPONSE_BYTES = env.int("MAX_RESPONSE_BYTES", 64 * 1024 * 1024, validate=validate.Range(min=1024))
+# How many trainings each worker of the queue `finetune` runs itself at the same time; 0: only nodes train.
+TRAINING_SLOTS = env.int("TRAINING_SLOTS", 1, validate=validate.Range(min=0, max=64))
+# The longest that one run of a training may take, and how long its node may be silent until it is given to another one.
+TRAINING_MAX_HOURS = env.float("TRAINING_MAX_HOURS", 72, validate=validate.Range(min=0.01))
+TRAINING_LOST_AFTER_S = _seconds("TRAINING_LOST_AFTER_S", 30, minimum=2)
+# One request that brings a file, and a whole file that may come in parts.
+MAX_UPLOAD_BYTES = env.int("MAX_UPLOAD_BYTES", 1024**3, validate=validate.Range(min=1024))
+MAX_FILE_BYTES = env.int("MAX_FILE_BYTES", 64 * 1024**3, validate=validate.Range(min=1024))
+# What one client may have stored: datasets and models together.
+MAX_STORED_BYTES = env.int("MAX_STORED_BYTES", 256 * 1024**3, validate=validate.Range(min=0))
 # The context of a model whose node does not say how long it is: what a request without max_tokens is held for.
 ASSUMED_CONTEXT_TOKENS = env.int("ASSUMED_CONTEXT_TOKENS", 8192, validate=validate.Range(min=1))
 # A reply that cost money is kept for whoever repeats the request with the same Idempotency-Key: how long, how large.
@@ -100,6 +110,7 @@ INSTALLED_APPS = [
     "clients",
     "gpus",
     "inference",
+    "finetune",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -1,6 +1,7 @@
 """Who you are and what you have: accounts of people, their credentials, and their money."""
 
 from clients.models.allowances import Allowance
+from clients.models.files import Blob, Upload, UploadPart, UploadStatus
 from clients.models.idempotency import StoredReply
 from clients.models.identity import (
     ApiKey,
@@ -22,6 +23,7 @@ __all__ = [
     "Allowance",
     "ApiKey",
     "AuditEntry",
+    "Blob",
     "Client",
     "ClientManager",
     "Hold",
@@ -37,5 +39,8 @@ __all__ = [
     "TokenKind",
     "Transfer",
     "TransferKind",
+    "Upload",
+    "UploadPart",
+    "UploadStatus",
     "Wallet",
 ]

@@ -13,7 +13,7 @@ from marketplace.money import MoneyField
 class Terms(models.Model):
     """The marketplace's terms: a new row for each change, so that what was charged can be explained. The last holds.
 
-    Prices are per million tokens, per request, and per GPU-hour; empty limits bind nobody.
+    Prices are per million tokens (read, written, trained on), per request, and per GPU-hour; empty limits bind nobody.
     """
 
     fee_bps = models.PositiveIntegerField(
@@ -27,6 +27,8 @@ class Terms(models.Model):
     default_output_price = MoneyField(default=0)
     default_request_price = MoneyField(default=0)
     default_hour_price = MoneyField(default=0)
+    # Also what training on the marketplace's own workers costs.
+    default_training_price = MoneyField(default=0, db_default=0)
     # What providers may ask.
     min_input_price = MoneyField(null=True, blank=True)
     max_input_price = MoneyField(null=True, blank=True)
@@ -36,6 +38,8 @@ class Terms(models.Model):
     max_request_price = MoneyField(null=True, blank=True)
     min_hour_price = MoneyField(null=True, blank=True)
     max_hour_price = MoneyField(null=True, blank=True)
+    min_training_price = MoneyField(null=True, blank=True)
+    max_training_price = MoneyField(null=True, blank=True)
     payouts_frozen = models.BooleanField(
         default=False, help_text="No payout is paid while this is on; inference goes on."
     )

@@ -120,6 +120,19 @@ class Node(Hardware):
         related_name="+",
         help_text="Per GPU, for allocations.",
     )
+    training_price = models.ForeignKey(
+        "gpus.Price",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="Per million tokens trained on. Empty: what an hour costs, by the time it takes; else the default.",
+    )
+    # What its agent offers besides answering: `gpus.talents` says what stands in them. Empty: not offered.
+    training = models.JSONField(null=True, blank=True)
+    hosting = models.JSONField(null=True, blank=True)
+    # Goes up whenever there is something that the agent should ask for.
+    errands = models.PositiveIntegerField(default=0, db_default=0)
     # What `liveness` last found, for people; placement computes it anew.
     state = models.CharField(max_length=12, choices=NodeState, default=NodeState.PENDING, db_index=True)
     state_reason = models.CharField(max_length=500, blank=True)

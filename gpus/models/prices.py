@@ -10,7 +10,7 @@ from marketplace.money import MoneyField
 
 
 class Price(models.Model):
-    """What a provider asks on a node: for a model, or (no model) for an hour of each of its GPUs.
+    """What a provider asks on a node: for a model, or (no model) for an hour of each of its GPUs, or for training.
 
     A change is a new row, so that a request keeps its price and a receipt can name it. It outlives its node.
     """
@@ -22,6 +22,7 @@ class Price(models.Model):
     output_price = MoneyField(default=0, help_text="Per million completion tokens.")
     request_price = MoneyField(default=0, help_text="Per request.")
     hour_price = MoneyField(default=0, help_text="Per GPU and hour, for allocations.")
+    training_price = MoneyField(default=0, db_default=0, help_text="Per million tokens trained on.")
     at = models.DateTimeField(db_default=Now())
 
     class Meta:

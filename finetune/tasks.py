@@ -1,0 +1,81 @@
+"""What Celery does for trainings: look for work, do it, and sweep up after who was killed.
+
+The rows are the queue; a message only says that there may be something. A worker that takes a job owns it to its end,
+here or on a node.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from celery import shared_task
+from celery.app.task import Task
+from django.conf import settings
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from finetune import attempts, supervision, workshop
+from finetune.models import Attempt
+
+logger = logging.getLogger(__name__)
+
+QUEUE = "finetune"
+# Trainings in this process at the same time.
+_slots = threading.BoundedSemaphore(settings.TRAINING_SLOTS) if settings.TRAINING_SLOTS else None
+
+
+def ring(task: Task[Any, Any]) -> None:
+    """Send a message; where the broker is away, a sweep will ring instead."""
+    try:
+        task.apply_async(retry=False)
+    except OperationalError as error:
+        logger.warning("The broker is away: %s", error)
+
+
+# A job ends by its own limit (TRAINING_MAX_HOURS), and a worker goes on with the next one.
+@shared_task(queue=QUEUE, acks_late=True, time_limit=10**9, soft_time_limit=10**9)
+def run_jobs() -> int:
+    """Run jobs, one after the other, until there is none that this worker can begin; how many."""
+    count = 0
+    while (attempt := _take()) is not None:
+        count += 1
+        _run(attempt)
+    return count
+
+
+def _take() -> Attempt | None:
+    """An attempt to look after; where it is to run here, a slot is taken for it."""
+    has_slot = _slots is not None and _slots.acquire(blocking=False)
+    attempt = None
+    try:
+        now = timezone.now()
+        attempt = attempts.adopt(worker=workshop.WORKER, now=now) or attempts.take(
+            worker=workshop.WORKER, here_is_free=has_slot, now=now
+        )
+    finally:
+        if has_slot and (attempt is None or attempt.node_id is not None):
+            assert _slots is not None
+            _slots.release()
+    return attempt
+
+
+def _run(attempt: Attempt) -> None:
+    if attempt.node_id is not None:
+        supervision.follow(attempt)
+        return
+    assert _slots is not None
+    try:
+        workshop.run(attempt)
+    finally:
+        _slots.release()
+
+
+@shared_task
+def sweep_jobs() -> int:
+    """End what a killed worker has left, and ring for whatever waits; how many attempts were ended."""
+    ended = attempts.sweep(now=timezone.now())
+    for _ in range(attempts.rings_needed(now=timezone.now())):
+        ring(run_jobs)
+    return ended

@@ -1,0 +1,96 @@
+"""The trainer as a child process: started, listened to, stopped. When its parent dies, it dies."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.trainer import events
+
+# What a trainer says while nobody listens waits here; a training that says more is slowed down.
+_MOST_WAITING = 10_000
+
+
+class Child:
+    """One run of `python -m finetune.trainer`."""
+
+    def __init__(self, spec: Path, *, log: Path, gpus: int = 1, env: Mapping[str, str] | None = None) -> None:
+        """Start it. Its standard error goes to the end of `log`. With several GPUs, a process for each."""
+        several = (
+            ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus), "-m"]
+            if gpus > 1
+            else []
+        )
+        command = [sys.executable, "-m", *several, "finetune.trainer", str(spec)]
+        self._lines: queue.Queue[dict[str, Any]] = queue.Queue(_MOST_WAITING)
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=Path(__file__).resolve().parents[2],
+                env={**os.environ, **(env or {}), "TRAINER_PARENT": str(os.getpid())},
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            while line := stdout.readline(events.MAX_LINE + 1):
+                said = events.heard(line)
+                if said is not None:
+                    self._lines.put(said)
+
+    def heard(self, *, within_s: float) -> list[dict[str, Any]]:
+        """What it has said since; waits so long for a first word."""
+        found: list[dict[str, Any]] = []
+        try:
+            found.append(self._lines.get(timeout=within_s))
+            while len(found) < 500:
+                found.append(self._lines.get_nowait())
+        except queue.Empty:
+            pass
+        return found
+
+    def status(self) -> int | None:
+        """Its exit status once it has ended and everything it said was heard; negative for a signal."""
+        if self._reader.is_alive() or not self._lines.empty():
+            return None
+        return self._process.wait()
+
+    def pause(self) -> None:
+        """Have it write a checkpoint and stop."""
+        self._signal(signal.SIGTERM, whole_group=False)
+
+    def kill(self) -> None:
+        """End it at once, whatever it has started included."""
+        self._signal(signal.SIGKILL, whole_group=True)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._process.poll() is None:
+            self.kill()
+        self._process.wait()
+
+    def _signal(self, number: int, *, whole_group: bool) -> None:
+        try:
+            if whole_group:
+                os.killpg(self._process.pid, number)
+            else:
+                self._process.send_signal(number)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,37 @@
+"""Folders as tar archives, and back: only plain files, nothing outside the folder."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+MOST_FILES = 10_000
+
+
+class BadArchive(Exception):
+    """An archive holds what it may not, or is none."""
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write the files of a folder into a tar archive; the same files make the same archive."""
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()):
+            info = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            info.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(info, file)
+
+
+def unpack(archive: Path, folder: Path, *, most_bytes: int) -> None:
+    """Write an archive's files into a folder. Raises BadArchive for links, devices, paths outside, or too much."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = count = 0
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                size, count = size + member.size, count + 1
+                if not member.isfile() or size > most_bytes or count > MOST_FILES:
+                    raise BadArchive(f"{member.name}: not a plain file, or more than may be.")
+                tar.extract(member, folder, filter="data")
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise BadArchive(f"The archive cannot be unpacked: {error}") from error
