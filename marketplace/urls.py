@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponseRedirect, JsonResponse
 from django.urls import path, re_path
 
 import clients.urls
+import finetune.urls
 import gpus.api.hot_path
 import gpus.urls
 import inference.api.hot_path
@@ -32,7 +33,12 @@ def health(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "ok"})
 
 
-_api: list[Any] = [*clients.urls.urlpatterns, *gpus.urls.urlpatterns, *inference.urls.urlpatterns]
+_api: list[Any] = [
+    *clients.urls.urlpatterns,
+    *gpus.urls.urlpatterns,
+    *inference.urls.urlpatterns,
+    *finetune.urls.urlpatterns,
+]
 _schema = swagger.schema_view([*inference.api.hot_path.patterns, *gpus.api.hot_path.patterns, *_api])
 
 urlpatterns = [
