@@ -221,8 +221,8 @@ def lose(token: UUID, *, code: str, reason: str, now: datetime) -> None:
 
 
 def stopped(token: UUID, *, now: datetime) -> None:
-    """End an attempt that has stopped as its owner wanted."""
-    _end(token, AttemptOutcome.STOPPED, "", "", True, now)
+    """End an attempt that has stopped as it was told to: by its owner, or because its worker or node is closing."""
+    _end(token, AttemptOutcome.STOPPED, "handed_back", "Its place closed in good order.", True, now)
 
 
 @transaction.atomic
@@ -239,13 +239,18 @@ def _end(token: UUID, outcome: AttemptOutcome, code: str, reason: str, retry: bo
         return
     _close(attempt, outcome, code, reason, now)
     before = job.attempts.filter(run=job.run, outcome=outcome).count()
-    most = MOST_LOST if outcome == AttemptOutcome.LOST else MOST_FAILED
+    most = MOST_FAILED if outcome == AttemptOutcome.FAILED else MOST_LOST
     if retry and before < most:
         if outcome == AttemptOutcome.FAILED:
             job.not_before = now + timedelta(seconds=_PAUSE_S[min(before, len(_PAUSE_S)) - 1])
             job.save(update_fields=["not_before"])
         jobs.move(
-            job, JobStatus.PENDING, code=code, reason=f"{reason} It is tried again.", now=now, level="warn"
+            job,
+            JobStatus.PENDING,
+            code=code,
+            reason=f"{reason} It goes on when there is a place.",
+            now=now,
+            level="warn",
         )
         jobs.ring()
     else:

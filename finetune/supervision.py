@@ -25,8 +25,7 @@ def follow(attempt: Attempt) -> None:
     node_id = attempt.node_id
     workshop.patiently(lambda: nodes.send_for_errands(node_id))
     last_heard, silent_since = attempt.heard_at, time.monotonic()
-    while True:
-        time.sleep(LOOK_EVERY_S)
+    while not workshop.closing.wait(LOOK_EVERY_S):  # then somebody else adopts it
         order = workshop.patiently(
             lambda: attempts.watch(attempt.token, worker=workshop.WORKER, now=timezone.now())
         )

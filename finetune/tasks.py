@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import shared_task
 from celery.app.task import Task
+from celery.signals import worker_shutting_down
 from django.conf import settings
 from django.utils import timezone
 from kombu.exceptions import OperationalError
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 QUEUE = "finetune"
 # Trainings in this process at the same time.
 _slots = threading.BoundedSemaphore(settings.TRAINING_SLOTS) if settings.TRAINING_SLOTS else None
+
+
+@worker_shutting_down.connect
+def _close(**_said: Any) -> None:
+    workshop.closing.set()
 
 
 def ring(task: Task[Any, Any]) -> None:
@@ -39,7 +45,7 @@ def ring(task: Task[Any, Any]) -> None:
 def run_jobs() -> int:
     """Run jobs, one after the other, until there is none that this worker can begin; how many."""
     count = 0
-    while (attempt := _take()) is not None:
+    while not workshop.closing.is_set() and (attempt := _take()) is not None:
         count += 1
         _run(attempt)
     return count

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ T = TypeVar("T")
 # How long a database may be away before a training is given up.
 AWAY_FOR_S = 600.0
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
+# Set when this process is asked to stop: what it trains is written down, and goes on wherever there is a place.
+closing = threading.Event()
 
 
 def patiently(call: Callable[[], T]) -> T:
@@ -57,7 +60,8 @@ class OwnDesk:
         self._number = 1
 
     def order(self) -> str:
-        return patiently(lambda: attempts.watch(self._token, worker=WORKER, now=timezone.now()).word)
+        word = patiently(lambda: attempts.watch(self._token, worker=WORKER, now=timezone.now()).word)
+        return attempts.PAUSE if word == attempts.GO_ON and closing.is_set() else word
 
     def report(self, heard: Sequence[dict[str, Any]]) -> None:
         first, self._number = self._number, self._number + len(heard)

@@ -210,6 +210,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
+    "sweep-jobs": {"task": "finetune.tasks.sweep_jobs", "schedule": 5.0, "options": {"expires": 5}},
     "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 

@@ -52,6 +52,7 @@ class LocalMarketplace:
         self.say(f"{_services()} up, data in {self.home.folder}")
         self._prepare()
         self._start_programs()
+        self._bring_bases()
         self.supervisor.note(url=self.url, ready=True)
 
     @property
@@ -114,16 +115,28 @@ class LocalMarketplace:
             *webs,
             agent,
             programs.worker(self.home, self.env),
+            programs.trainer(self.home, self.env),
             programs.beat(self.home, self.env),
         ]:
             self.supervisor.start(program)
         self.supervisor.await_ready(*(web.name for web in webs), within_s=WEB_WITHIN_S)
         self._check_key()
         self.say(f"{len(webs)} web processes answer at {self.url}")
-        self.supervisor.await_ready("worker", "beat", within_s=WORKER_WITHIN_S)
-        self.say("Celery worker and beat answer")
+        self.supervisor.await_ready("worker", "trainer", "beat", within_s=WORKER_WITHIN_S)
+        self.say("Celery workers and beat answer")
         self.supervisor.await_ready("agent", within_s=AGENT_WITHIN_S)
         self.say("A provider's node is connected")
+
+    def _bring_bases(self) -> None:
+        """The node's models into the catalogue, for fine-tuning; skipped like the migrations."""
+        seen = _fingerprint()
+        if not os.environ.get("DATABASE_URL") and self.home.remembered("bases") == seen:
+            return
+        command = [sys.executable, "-m", "marketplace.embedded.bases", str(self.home.folder / "models")]
+        if self.supervisor.run(command, env=self.env, cwd=PROJECT) != 0:
+            raise StartFailed("The node's models could not be put into the catalogue.")
+        self.home.remember("bases", seen)
+        self.say("The node's models are in the catalogue")
 
     def _check_key(self) -> None:
         """Ask the API something; give the accounts new keys where somebody has revoked them."""

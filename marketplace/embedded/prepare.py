@@ -91,6 +91,7 @@ def _open_for_business() -> None:
             default_input_price=money.TOKEN,
             default_output_price=3 * money.TOKEN,
             default_hour_price=2 * money.TOKEN,
+            default_training_price=5 * money.TOKEN,
         )
     ledger.grant(
         client_id=Client.objects.get(email="consumer@localhost").pk,

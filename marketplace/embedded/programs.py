@@ -44,25 +44,32 @@ def web(home: Home, listener: Listener, env: Mapping[str, str], *, number: int) 
 
 
 def worker(home: Home, env: Mapping[str, str]) -> Program:
-    """The Celery worker. Ready when it answers through the broker."""
-    name = f"worker@{os.getpid()}"
-    options = [
-        "--pool",
-        "threads",
-        "--concurrency",
-        "4",
-        "-Q",
-        "default",
-        "--without-gossip",
-        "--without-mingle",
-    ]
+    """The Celery worker for everything that is quick. Ready when it answers through the broker."""
+    return _worker("worker", "default", home, env, threads=4, stop_within_s=10)
+
+
+def trainer(home: Home, env: Mapping[str, str]) -> Program:
+    """The Celery worker for fine-tuning: it trains here, and looks after trainings on nodes, a thread for each.
+
+    When it is stopped, what it trains is written down first; the next one goes on from there.
+    """
+    return _worker("trainer", "finetune", home, env, threads=16, stop_within_s=30)
+
+
+def _worker(
+    program: str, queue: str, home: Home, env: Mapping[str, str], *, threads: int, stop_within_s: float
+) -> Program:
+    name = f"{program}@{os.getpid()}"
+    options = ["--pool", "threads", "--concurrency", str(threads), "--prefetch-multiplier", "1", "-Q", queue]
+    quiet = ["-l", "WARNING", "--without-gossip", "--without-mingle"]
     return Program(
-        name="worker",
-        argv=_python("celery", "-A", "marketplace", "worker", "-n", name, "-l", "WARNING", *options),
+        name=program,
+        argv=_python("celery", "-A", "marketplace", "worker", "-n", name, *options, *quiet),
         env=env,
-        log=home.logs / "worker.log",
+        log=home.logs / f"{program}.log",
         cwd=PROJECT,
         ready=lambda child: _answers(name, env["REDIS_URL"]),
+        stop_within_s=stop_within_s,
     )
 
 
