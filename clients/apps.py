@@ -6,4 +6,4 @@ class ClientsConfig(AppConfig):
     name = "clients"
 
     def ready(self) -> None:
-        autodiscover_modules("books")
+        autodiscover_modules("books", "quotas")

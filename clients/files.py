@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import IO, Any
 
 from django.core import signing
 from django.db import transaction
 from django.db.models import ProtectedError
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from clients.models import Blob
 from marketplace import storage
@@ -20,7 +22,9 @@ from marketplace.storage import Spooled
 logger = logging.getLogger(__name__)
 
 # Whoever has sent something has so long to point to it.
-GRACE = timedelta(days=1)
+GRACE = timedelta(hours=1)
+# What somebody points to is looked at again after so long.
+_AGAIN = timedelta(days=1)
 _SALT = "clients.files"
 
 
@@ -31,7 +35,7 @@ class LinkRefused(Forbidden):
 def keep(spooled: Spooled) -> Blob:
     """Store a content, unless it is there. Must not run in a transaction: it may write for long."""
     known = Blob.objects.filter(pk=spooled.sha256)
-    if not known.update(touched_at=Now()):
+    if not known.update(touched_at=Greatest("touched_at", Now())):
         name = storage.keep(spooled)
         _, created = Blob.objects.get_or_create(
             pk=spooled.sha256,
@@ -39,7 +43,7 @@ def keep(spooled: Spooled) -> Blob:
         )
         if not created:
             storage.delete(name)
-            known.update(touched_at=Now())
+            known.update(touched_at=Greatest("touched_at", Now()))
     return known.get()
 
 
@@ -49,9 +53,14 @@ def keep_all(chunks: Iterable[bytes], *, limit: int) -> Blob:
         return keep(spooled)
 
 
-def opened(blob: Blob) -> IO[bytes]:
-    """A content for reading, by `with`."""
-    return storage.opened(blob.name)
+def opened(blob: Blob, *, start: int = 0) -> IO[bytes]:
+    """A content for reading, by `with`; it can seek, and stands at `start`. Raises FileNotFoundError."""
+    return storage.opened(blob.name, start=start)
+
+
+def on_disk(blob: Blob) -> AbstractContextManager[Path]:
+    """A content as a file on this machine, by `with`: where it is, or a copy for so long. Raises FileNotFoundError."""
+    return storage.on_disk(blob.name)
 
 
 def chunks(blob: Blob) -> Iterator[bytes]:
@@ -96,8 +105,7 @@ def _delete(blob: Blob, now: datetime) -> bool:
                 return False
             stale.delete()
     except ProtectedError:
-        # Looked at again in a day, not at every sweep.
-        Blob.objects.filter(pk=blob.pk).update(touched_at=Now())
+        Blob.objects.filter(pk=blob.pk).update(touched_at=now + _AGAIN)
         return False
     storage.delete(blob.name)
     return True

@@ -6,7 +6,8 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from clients import devices, idempotency, passwords
+from clients import devices, files, idempotency, passwords, uploads
+from marketplace import storage
 
 
 @shared_task
@@ -19,6 +20,19 @@ def sweep_tokens() -> int:
 def sweep_replies() -> int:
     """Delete replies that need not be kept any longer."""
     return idempotency.sweep(now=timezone.now())
+
+
+@shared_task
+def sweep_uploads() -> int:
+    """Forget uploads that nobody has gone on with."""
+    return uploads.sweep(now=timezone.now())
+
+
+@shared_task
+def sweep_files() -> int:
+    """Delete contents that nothing points to any longer, and what killed processes have left on this disk."""
+    storage.sweep_spool()
+    return files.sweep(now=timezone.now())
 
 
 @shared_task(

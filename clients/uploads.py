@@ -49,12 +49,18 @@ def begin(
     )
 
 
-def find(upload_id: UUID, *, owner: Client) -> Upload:
-    """Raises UploadNotFound, also for somebody else's."""
-    found = Upload.objects.filter(pk=upload_id, owner=owner).first()
+def find(upload_id: UUID, *, owner: Client, purpose: str) -> Upload:
+    """Raises UploadNotFound, also for somebody else's, and for one that is to become something else."""
+    found = Upload.objects.filter(pk=upload_id, owner=owner, purpose=purpose).first()
     if found is None:
         raise UploadNotFound
     return found
+
+
+def check_open(upload: Upload) -> None:
+    """Raises UploadClosed."""
+    if upload.status != UploadStatus.OPEN:
+        raise UploadClosed(f"This upload is {upload.status}.")
 
 
 def parts(upload: Upload) -> Sequence[UploadPart]:
@@ -98,8 +104,7 @@ def assemble(upload: Upload, *, order: Sequence[UUID] | None = None) -> Blob:
 
     Must not run in a transaction. Raises UploadClosed, UploadIncomplete.
     """
-    if upload.status != UploadStatus.OPEN:
-        raise UploadClosed(f"This upload is {upload.status}.")
+    check_open(upload)
     there = parts(upload)
     if order is None:
         _check_numbers(there)
@@ -136,13 +141,20 @@ def _contents(there: Sequence[UploadPart]) -> Iterator[bytes]:
         yield from files.chunks(part.blob)
 
 
-def complete(upload: Upload, *, result: str) -> None:
+def complete(upload: Upload, *, result: str = "") -> None:
     """Close an upload that has become something. In the transaction that makes it. Raises UploadClosed."""
     if not Upload.objects.filter(pk=upload.pk, status=UploadStatus.OPEN).update(
         status=UploadStatus.COMPLETED, result=result
     ):
         raise UploadClosed("This upload has been completed or cancelled meanwhile.")
     upload.parts.all().delete()
+    upload.status, upload.result = UploadStatus.COMPLETED, result
+
+
+def name_result(upload: Upload, result: str) -> None:
+    """Say what a completed upload has become, where that was not known before. In the same transaction."""
+    Upload.objects.filter(pk=upload.pk, status=UploadStatus.COMPLETED).update(result=result)
+    upload.result = result
 
 
 def cancel(upload: Upload) -> Upload:
@@ -163,6 +175,6 @@ def sweep(*, now: datetime) -> int:
 
 def _locked(upload: Upload, *, still_open: bool = True) -> Upload:
     found = Upload.objects.select_for_update().get(pk=upload.pk)
-    if still_open and found.status != UploadStatus.OPEN:
-        raise UploadClosed(f"This upload is {found.status}.")
+    if still_open:
+        check_open(found)
     return found

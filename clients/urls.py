@@ -4,6 +4,7 @@ from django.urls import path
 
 from clients.api import (
     accounts,
+    files,
     keys,
     limits,
     passwords,
@@ -37,6 +38,7 @@ urlpatterns = with_either_end(
         path("client/wallets/challenge/", wallets.Challenge.as_view()),
         path("client/wallets/<id:id>/", wallets.OneWallet.as_view()),
         path("auth/token", keys.AuthToken.as_view()),
+        path("files/<str:token>", files.LinkedFile.as_view()),
         path("account/balance", transfers.Balance.as_view()),
         path("account/transfer", transfers.Transfer.as_view()),
         path("account/transactions", statements.Transactions.as_view()),

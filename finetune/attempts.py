@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Max, Q
+from django.db.models import Exists, F, Max, OuterRef, Q
 
 from clients.models import Blob
-from finetune import jobs, journal, places, quotes, results
+from finetune import deployments, jobs, journal, places, quotes, results, sayings
 from finetune.models import Attempt, AttemptOutcome, Checkpoint, Job, JobStatus
 from finetune.places import Place
 from finetune.trainer import events as said
@@ -26,6 +27,10 @@ MOST_FAILED, MOST_LOST = 3, 20
 # A process that looks after an attempt says so every few seconds; silent for so long, it is gone.
 WATCHER_GONE = timedelta(seconds=20)
 MOST_RINGS = 16
+# A trainer says some hundreds of things; what somebody's node says beyond this is not written down.
+MOST_EVENTS = 20_000
+# Among an attempt's facts from its first step on.
+_BEGUN = "tokens_per_s"
 _PAUSE_S = (5, 30, 120)
 
 
@@ -46,7 +51,8 @@ GO_ON, PAUSE, STOP = "go on", "pause", "stop"
 
 # --- The queue --------------------------------------------------------------------------------------------
 
-# Who has least at work comes first, then who has waited longest since something of theirs was begun.
+# Who has least at work comes first, then who has waited longest since something of theirs was begun. What follows an
+# owner's first job in the list counts as if those before it ran: jobs that find no place do not stand in others' way.
 _NEXT = """
     SELECT j.id FROM finetune_job j
     LEFT JOIN LATERAL (
@@ -55,8 +61,9 @@ _NEXT = """
     ) AS theirs ON true
     WHERE j.status = 'pending' AND (j.not_before IS NULL OR j.not_before <= %s)
         AND NOT EXISTS (SELECT 1 FROM finetune_attempt a WHERE a.job_id = j.id AND a.ended_at IS NULL)
-    ORDER BY theirs.running, theirs.last_at NULLS FIRST, j.id
-    LIMIT 50
+    ORDER BY theirs.running + row_number() OVER (PARTITION BY j.owner_id ORDER BY j.id),
+        theirs.last_at NULLS FIRST, j.id
+    LIMIT 1000
 """
 
 
@@ -73,15 +80,12 @@ def take(*, worker: str, here_is_free: bool, now: datetime) -> Attempt | None:
             # Places are counted by attempts, so that one at a time gives them away.
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtext('finetune.places'))")
-            job = (
-                Job.objects.select_for_update(no_key=True, skip_locked=True, of=("self",))
-                .select_related("base__model")
-                .filter(pk=job_id, status=JobStatus.PENDING)
-                .first()
-            )
-            if job is None or job.attempts.filter(ended_at=None).exists():
+            job = _still_waiting(job_id)
+            if job is None:
                 continue
-            place, objection = places.choose(job, quotes.seconds(job), here_is_free=here_is_free, now=now)
+            place, objection = places.choose(
+                job, partial(quotes.seconds, job), here_is_free=here_is_free, now=now
+            )
             if place is not None:
                 return _begin(job, place, worker, now)
             if objection != job.reason:
@@ -89,8 +93,19 @@ def take(*, worker: str, here_is_free: bool, now: datetime) -> Attempt | None:
     return None
 
 
+def _still_waiting(job_id: int) -> Job | None:
+    """A job, locked, unless somebody else has it or it waits no longer."""
+    job = (
+        Job.objects.select_for_update(no_key=True, skip_locked=True, of=("self",))
+        .select_related("base__model")
+        .filter(pk=job_id, status=JobStatus.PENDING)
+        .first()
+    )
+    return None if job is None or job.attempts.filter(ended_at=None).exists() else job
+
+
 def _begin(job: Job, place: Place, worker: str, now: datetime) -> Attempt:
-    newest = job.checkpoints.filter(run=job.run).exclude(blob=None).order_by("-step", "-id").first()
+    newest = newest_checkpoint(job)
     number = (job.attempts.aggregate(last=Max("number"))["last"] or 0) + 1
     attempt = Attempt.objects.create(
         job=job, run=job.run, number=number, node_id=place.node_id, worker=worker, started_at=now, heard_at=now,
@@ -104,15 +119,25 @@ def _begin(job: Job, place: Place, worker: str, now: datetime) -> Attempt:
     return attempt
 
 
+def newest_checkpoint(job: Job) -> Checkpoint | None:
+    """Where its present run goes on from. A state from which a trainer did not come as far as one step is no good."""
+    broken = Attempt.objects.filter(resumed_from=OuterRef("pk"), outcome=AttemptOutcome.FAILED).exclude(
+        facts__has_key=_BEGUN
+    )
+    there = job.checkpoints.filter(~Exists(broken), run=job.run).exclude(blob=None)
+    return there.order_by("-step", "-id").first()
+
+
 # --- While it runs ----------------------------------------------------------------------------------------
 
 
 def watch(token: UUID, *, worker: str, now: datetime) -> Order:
     """Say that this process looks after an attempt; what it should do with it."""
     found = Attempt.objects.filter(token=token, ended_at=None, worker=worker)
-    if not found.update(watched_at=now):
+    attempt = found.select_related("job").first() if found.update(watched_at=now) else None
+    if attempt is None:
         return Order(STOP, "The attempt was ended, or given to another worker.")
-    return _order(found.select_related("job").get(), now)
+    return order_of(attempt)
 
 
 def adopt(*, worker: str, now: datetime) -> Attempt | None:
@@ -127,18 +152,30 @@ def adopt(*, worker: str, now: datetime) -> Attempt | None:
     return None
 
 
+def let_go(token: UUID, *, worker: str) -> None:
+    """Look after an attempt on a node no longer: another worker adopts it at once."""
+    Attempt.objects.filter(token=token, ended_at=None, worker=worker).update(
+        watched_at=F("started_at") - WATCHER_GONE * 2
+    )
+
+
 def order_for(token: UUID, *, now: datetime) -> Order:
     """What whoever trains should do; it is heard of by this."""
     if not Attempt.objects.filter(token=token, ended_at=None).update(heard_at=now):
         return Order(STOP, "The attempt was ended.")
-    return _order(Attempt.objects.select_related("job").get(token=token), now)
+    return order_of(Attempt.objects.select_related("job").get(token=token))
 
 
-def _order(attempt: Attempt, now: datetime) -> Order:
+def order_of(attempt: Attempt) -> Order:
+    """What its job's state means for an open attempt."""
     job = attempt.job
+    if job.run != attempt.run:
+        return Order(STOP, "The job was started anew.")
     if job.status == JobStatus.RUNNING:
         return Order(GO_ON)
-    return Order(PAUSE if job.status == JobStatus.PAUSED else STOP, job.reason)
+    # Paused, and perhaps resumed before this attempt had written its checkpoint.
+    rests = job.status in (JobStatus.PAUSED, JobStatus.PENDING)
+    return Order(PAUSE if rests else STOP, job.reason)
 
 
 def hear(token: UUID, heard: Sequence[dict[str, Any]], *, first_number: int | None, now: datetime) -> Order:
@@ -150,14 +187,14 @@ def hear(token: UUID, heard: Sequence[dict[str, Any]], *, first_number: int | No
         job = Job.objects.get(pk=attempt.job_id)
         start = attempt.event_number if first_number is None else first_number - 1
         new = heard[max(0, attempt.event_number - start) :]
-        for event in new:
-            _note(job, attempt, event, now)
-        attempt.event_number += len(new)
+        for event in new if attempt.event_number < MOST_EVENTS else ():
+            _note(job, attempt, sayings.cleaned(event), now)
+        attempt.event_number = max(attempt.event_number, start + len(heard))
         attempt.heard_at = now
         attempt.save(update_fields=["event_number", "heard_at", "facts"])
         if new:
             Job.objects.filter(pk=job.pk).update(progress=job.progress)
-    return _order(Attempt.objects.select_related("job").get(pk=attempt.pk), now)
+    return order_of(Attempt.objects.select_related("job").get(pk=attempt.pk))
 
 
 def _note(job: Job, attempt: Attempt, event: dict[str, Any], now: datetime) -> None:
@@ -167,7 +204,7 @@ def _note(job: Job, attempt: Attempt, event: dict[str, Any], now: datetime) -> N
         attempt.facts |= {name: data.get(name) for name in ("hardware", "versions")}
     if kind == said.PROGRESS:
         job.progress = data
-        attempt.facts["tokens_per_s"] = data.get("tokens_per_s")
+        attempt.facts[_BEGUN] = data.get(_BEGUN, 0)
     message = journal.sentence(kind, event)
     journal.note(
         job, message, now=now, kind=kind, attempt=attempt, data=data, level=str(event.get("level") or "info")
@@ -207,6 +244,7 @@ def succeed(token: UUID, made: results.Made, *, now: datetime) -> bool:
         _close(attempt, AttemptOutcome.SUCCEEDED, "", "", now)
         revision = results.publish(job, made, now=now)
         jobs.succeed(job, attempt, revision, metrics=made.metrics, is_better=made.is_better, now=now)
+        deployments.follow(job, now=now)
     return True
 
 
@@ -270,6 +308,7 @@ def _locked(token: UUID) -> tuple[Attempt, Job] | None:
 def _close(attempt: Attempt, outcome: AttemptOutcome, code: str, reason: str, now: datetime) -> None:
     attempt.outcome, attempt.code, attempt.reason, attempt.ended_at = outcome, code, reason[:1000], now
     attempt.save(update_fields=["outcome", "code", "reason", "ended_at"])
+    attempt.files.all().delete()
 
 
 def rings_needed(*, now: datetime) -> int:
@@ -283,6 +322,10 @@ def rings_needed(*, now: datetime) -> int:
 
 def sweep(*, now: datetime) -> int:
     """End attempts here whose worker is gone; how many. Those on nodes are looked after by whoever adopts them."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_postmaster_start_time() > %s", [now - WATCHER_GONE])
+        if cursor.fetchone() == (True,):
+            return 0  # it was the database that was away
     left = Attempt.objects.filter(ended_at=None, node=None, watched_at__lt=now - WATCHER_GONE)
     tokens = list(left.values_list("token", flat=True))
     for token in tokens:

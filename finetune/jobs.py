@@ -22,8 +22,8 @@ from django.db.models import QuerySet
 
 from clients import ledger, terms
 from clients.models import AccountKind, Client, TransferKind
-from finetune import journal
-from finetune.models import Attempt, Dataset, Face, Job, JobStatus, Where
+from finetune import journal, quotes
+from finetune.models import Attempt, Dataset, Face, Job, JobStatus, Method, Where
 from finetune.quotes import Quote
 from inference.models import Revision
 from marketplace import money
@@ -40,7 +40,7 @@ class JobNotFound(NotFound):
 class WrongState(Conflict):
     """What was asked does not go with the state that the job is in. The details name it."""
 
-    code = "wrong_state"
+    code, should_retry = "wrong_state", False
 
     def __init__(self, job: Job, wanted: str) -> None:
         super().__init__(
@@ -78,10 +78,11 @@ class Order:
 def start(order: Order, *, now: datetime) -> Job:
     """Record a job, hold its price, and ring for a worker.
 
-    Raises what `ledger.hold` does; IntegrityError where the idempotency key or the nonce is taken.
+    Raises DatasetUnusable, what `ledger.hold` does, and IntegrityError where the idempotency key or the nonce is taken.
     """
     quote = order.quote
     with transaction.atomic():
+        _keep_datasets(order.dataset, order.validation, method=quote.method)
         job = Job.objects.create(
             owner=order.owner, api_key_id=order.api_key_id, face=order.face, method=quote.method, base=order.base,
             dataset=order.dataset, validation=order.validation, parameters=quote.parameters, asked=order.asked,
@@ -96,6 +97,13 @@ def start(order: Order, *, now: datetime) -> Job:
         journal.note(job, said, now=now, data=quote.to_json())
         ring()
     return job
+
+
+def _keep_datasets(*datasets: Dataset | None, method: Method) -> None:
+    """Lock what is trained on, so that it is not deleted meanwhile. Raises DatasetUnusable."""
+    wanted = {each.pk for each in datasets if each is not None}
+    for each in Dataset.objects.select_for_update(no_key=True).filter(pk__in=wanted).order_by("pk"):
+        quotes.check_dataset(each, method)
 
 
 def _hold(job: Job) -> None:
@@ -185,6 +193,7 @@ def restart(job: Job, *, quote: Quote, now: datetime) -> Job:
             return
         if not locked.has_ended:
             raise WrongState(locked, "has ended can be restarted")
+        _keep_datasets(locked.dataset, locked.validation, method=quote.method)
         locked.run += 1
         locked.price, locked.tokens, locked.epochs = quote.price, quote.tokens, quote.epochs
         locked.parameters = quote.parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -144,16 +144,23 @@ def _asked(node: Node, training: Training, told: Terms) -> tuple[int, int]:
     return told.default_training_price, 0
 
 
-def choose(job: Job, seconds: float, *, here_is_free: bool, now: datetime) -> tuple[Place | None, str]:
+def _agreed(job: Job, place: Place) -> int:
+    """The most that a place may ask. What an hour comes to follows from measured speeds, which drift a little."""
+    return job.price * 5 // 4 if place.per_hour else job.price
+
+
+def choose(
+    job: Job, seconds: Callable[[Place], float], *, here_is_free: bool, now: datetime
+) -> tuple[Place | None, str]:
     """A free place for a job that asks no more than was agreed, and else why there is none.
 
-    Nodes come first, the cheapest of them; those where this run has failed before come last.
+    `seconds` says how long it may take at a place. Nodes come first, the cheapest of them; those where this run has
+    failed before come last.
     """
     found = find(Wish.of(job), now=now)
     tokens = int(job.tokens * job.epochs)
-    within = [
-        each for each in found.places if each.node_id is None or each.price(tokens, seconds) <= job.price
-    ]
+    asked = {each: each.price(tokens, seconds(each)) for each in found.places}
+    within = [each for each in found.places if each.node_id is None or asked[each] <= _agreed(job, each)]
     if not within:
         return (
             None,
@@ -164,6 +171,4 @@ def choose(job: Job, seconds: float, *, here_is_free: bool, now: datetime) -> tu
         return None, f"All {len(within)} places that would do are busy."
     before = Attempt.objects.filter(job=job, run=job.run).exclude(ended_at=None)
     failed = set(before.exclude(outcome=AttemptOutcome.STOPPED).values_list("node_id", flat=True))
-    return min(
-        free, key=lambda each: (each.node_id in failed, each.node_id is None, each.price(tokens, seconds))
-    ), ""
+    return min(free, key=lambda each: (each.node_id in failed, each.node_id is None, asked[each])), ""

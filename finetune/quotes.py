@@ -158,9 +158,9 @@ def _epochs(full: Mapping[str, Any], dataset: Dataset) -> float:
     return epochs
 
 
-def seconds(job: Job) -> float:
-    """How long a job may take where nothing else is known."""
-    return _seconds(job.base, int(job.tokens * job.epochs), None)[0]
+def seconds(job: Job, place: Place | None = None) -> float:
+    """How long a job may take, at a place."""
+    return _seconds(job.base, int(job.tokens * job.epochs), place)[0]
 
 
 def _seconds(base: Revision, total: int, place: Place | None) -> tuple[float, bool]:

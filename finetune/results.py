@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from clients.models import Blob
+from clients.models import Blob, Client
 from finetune.models import Job
 from inference import hosting, revisions
 from inference.models import Family, Model, Revision, RevisionKind, Source
@@ -25,8 +25,17 @@ class Made:
 
 def name_of(job: Job) -> str:
     """The public id of a job's result, after OpenAI's pattern: ft:BASE:OWNER:SUFFIX:ID."""
-    base = job.base.model.name.removeprefix("ft:").split(":")[0].rsplit("/", 1)[-1]
-    return f"ft:{base[:100]}:{job.owner.username[:60]}:{job.suffix}:{job.uid.hex[:8]}"
+    base, owner = short_base(job.base.model.name), short_owner(job.owner)
+    return f"ft:{base}:{owner}:{job.suffix}:{job.uid.hex[:8]}"
+
+
+def short_base(name: str) -> str:
+    """A base as names of what was trained from it have it."""
+    return name.removeprefix("ft:").split(":")[0].rsplit("/", 1)[-1][:100]
+
+
+def short_owner(owner: Client) -> str:
+    return owner.username[:60]
 
 
 def publish(job: Job, made: Made, *, now: datetime) -> Revision:

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from finetune import attempts, supervision, workshop
+from finetune import attempts, datasets, deployments, supervision, workshop
 from finetune.models import Attempt
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 QUEUE = "finetune"
 # Trainings in this process at the same time.
 _slots = threading.BoundedSemaphore(settings.TRAINING_SLOTS) if settings.TRAINING_SLOTS else None
+# Large datasets that this process looks at at the same time: sweeps run in the same worker.
+_readers = threading.BoundedSemaphore(2)
 
 
 @worker_shutting_down.connect
@@ -41,7 +43,7 @@ def ring(task: Task[Any, Any]) -> None:
 
 
 # A job ends by its own limit (TRAINING_MAX_HOURS), and a worker goes on with the next one.
-@shared_task(queue=QUEUE, acks_late=True, time_limit=10**9, soft_time_limit=10**9)
+@shared_task(acks_late=True, time_limit=10**9, soft_time_limit=10**9)
 def run_jobs() -> int:
     """Run jobs, one after the other, until there is none that this worker can begin; how many."""
     count = 0
@@ -85,3 +87,32 @@ def sweep_jobs() -> int:
     for _ in range(attempts.rings_needed(now=timezone.now())):
         ring(run_jobs)
     return ended
+
+
+@shared_task
+def move_deployments() -> int:
+    """Have names lead to what was deployed once it is loaded, and unload what nobody goes back to; how many moved."""
+    return deployments.sweep(now=timezone.now())
+
+
+# As long as reading the largest file may take.
+@shared_task(time_limit=6 * 3600)
+def validate_datasets() -> int:
+    """Look at the datasets that wait for it, one after the other; how many. Elsewhere in this process: nothing."""
+    if not _readers.acquire(blocking=False):
+        return 0
+    count = 0
+    try:
+        while datasets.validate_next():
+            count += 1
+    finally:
+        _readers.release()
+    return count
+
+
+@shared_task
+def sweep_datasets() -> int:
+    """Delete what has expired, and ring again for datasets that nobody looks at; how many were deleted."""
+    if datasets.are_forgotten(now=timezone.now()):
+        ring(validate_datasets)
+    return datasets.sweep(now=timezone.now())

@@ -8,7 +8,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from clients.models import Blob
 from finetune import attempts, results
 from finetune.models import Attempt, Job
 from finetune.trainer import packing
-from finetune.trainer.session import STOP, Session
+from finetune.trainer.session import STOP, CalledOff, Session, Wanted
 from finetune.trainer.spec import CHECKPOINTS, Spec
 from inference import revisions, weights
 from inference.models import Revision, RevisionKind
@@ -67,22 +68,22 @@ class OwnDesk:
         first, self._number = self._number, self._number + len(heard)
         patiently(lambda: attempts.hear(self._token, heard, first_number=first, now=timezone.now()))
 
-    def keep_checkpoint(self, archive: Path, *, step: int, metrics: dict[str, Any]) -> None:
-        blob = patiently(lambda: _kept(archive))
+    def keep_checkpoint(self, archive: Path, *, step: int, metrics: dict[str, Any], wanted: Wanted) -> None:
+        blob = patiently(lambda: _kept(archive, wanted))
         patiently(
             lambda: attempts.keep_checkpoint(
                 self._token, blob, step=step, metrics=metrics, now=timezone.now()
             )
         )
 
-    def finish(self, folder: Path, said: dict[str, Any]) -> None:
+    def finish(self, folder: Path, said: dict[str, Any], *, wanted: Wanted) -> None:
         paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         try:
             weights.check_folder(folder)
         except weights.BadWeights as error:
             self.fail(code="bad_result", reason=str(error), retry=False)
             return
-        found = {name: patiently(lambda path=path: _kept(path)) for name, path in paths.items()}  # type: ignore[misc]
+        found = {name: patiently(partial(_kept, path, wanted)) for name, path in paths.items()}
         made = made_of(found, said)
         patiently(lambda: attempts.succeed(self._token, made, now=timezone.now()))
 
@@ -95,9 +96,17 @@ class OwnDesk:
         patiently(lambda: attempts.stopped(self._token, now=timezone.now()))
 
 
-def _kept(path: Path) -> Blob:
-    with path.open("rb") as file:
-        return files.keep_all(storage.chunks_of(file), limit=settings.MAX_FILE_BYTES)
+def _kept(path: Path, wanted: Wanted) -> Blob:
+    """Raises CalledOff."""
+
+    def chunks() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            for chunk in storage.chunks_of(file):
+                if not wanted():
+                    raise CalledOff
+                yield chunk
+
+    return files.keep_all(chunks(), limit=settings.MAX_FILE_BYTES)
 
 
 def made_of(found: Mapping[str, Blob], said: Mapping[str, Any]) -> results.Made:
@@ -117,24 +126,47 @@ def made_of(found: Mapping[str, Blob], said: Mapping[str, Any]) -> results.Made:
 def run(attempt: Attempt) -> None:
     """Train here, until the attempt is over."""
     job = attempt.job
-    folder = Path(settings.MARKETPLACE_HOME) / "training" / f"{job.pk}-{job.run}-{attempt.number}"
+    home = Path(settings.MARKETPLACE_HOME) / "training"
+    _tidy(home)
+    folder = home / _folder_name(attempt)
     shutil.rmtree(folder, ignore_errors=True)
+    desk = OwnDesk(attempt)
     session = Session(
-        spec_for(attempt, folder), OwnDesk(attempt), gpus=_gpus(), limit_s=settings.TRAINING_MAX_HOURS * 3600
-    )
+        lambda wanted: spec_for(attempt, folder, wanted), desk, gpus=_gpus(),
+        limit_s=settings.TRAINING_MAX_HOURS * 3600,
+    )  # fmt: skip
     try:
         session.run()
+    except packing.BadArchive as error:
+        desk.fail(code="bad_checkpoint", reason=str(error), retry=True)
+    except OSError as error:
+        # No room on the disk, a storage that does not answer: another time, or elsewhere.
+        logger.exception("Attempt %s of job %s failed here", attempt.number, job.pk)
+        desk.fail(code="worker_failed", reason=f"The worker could not go on: {error}.", retry=True)
     finally:
-        session.clean_up()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def spec_for(attempt: Attempt, folder: Path) -> Spec:
-    """What the trainer is told, with everything it names in place."""
+def _folder_name(attempt: Attempt) -> str:
+    return f"{attempt.job_id}-{attempt.run}-{attempt.number}-{attempt.token.hex[:8]}"
+
+
+def _tidy(home: Path) -> None:
+    """Delete what attempts have left behind whose worker was killed."""
+    there = {path.name: path for path in home.glob("*-*-*-*")} if home.exists() else {}
+    if there:
+        open_ones = Attempt.objects.filter(ended_at=None, node=None).select_related("job")
+        for name in there.keys() - {_folder_name(each) for each in open_ones}:
+            shutil.rmtree(there[name], ignore_errors=True)
+
+
+def spec_for(attempt: Attempt, folder: Path, wanted: Wanted) -> Spec:
+    """What the trainer is told, with everything it names in place. Raises CalledOff, BadArchive."""
     job: Job = attempt.job
     full, *adapters = revisions.chain(job.base)
     folder.mkdir(parents=True)
     if attempt.resumed_from is not None and attempt.resumed_from.blob is not None:
-        archive = _local(attempt.resumed_from.blob, folder / "resumed.tar")
+        archive = _local(attempt.resumed_from.blob, folder / "resumed.tar", wanted)
         step = attempt.resumed_from.step
         packing.unpack(
             archive, folder / CHECKPOINTS / f"checkpoint-{step}", most_bytes=settings.MAX_FILE_BYTES
@@ -142,16 +174,21 @@ def spec_for(attempt: Attempt, folder: Path) -> Spec:
     assert job.dataset.rows is not None
     validation = job.validation.rows if job.validation is not None else None
     return Spec(
-        method=job.method, base=str(materialised(full)), adapter=str(materialised(adapters[0])) if adapters else "",
-        rows=str(_local(job.dataset.rows, folder / "rows.jsonl")), format=job.dataset.format,
-        validation=str(_local(validation, folder / "validation.jsonl")) if validation is not None else "",
+        method=job.method, base=str(materialised(full, wanted)),
+        adapter=str(materialised(adapters[0], wanted)) if adapters else "",
+        rows=str(_local(job.dataset.rows, folder / "rows.jsonl", wanted)), format=job.dataset.format,
+        validation=str(_local(validation, folder / "validation.jsonl", wanted)) if validation is not None else "",
         parameters=job.parameters, seed=job.seed, folder=str(folder), title=results.name_of(job),
         labels={"base": job.base.model.name, "dataset": job.dataset.name},
     )  # fmt: skip
 
 
-def materialised(revision: Revision) -> Path:
-    """A folder with a revision's files, kept for the next time."""
+def _always() -> bool:
+    return True
+
+
+def materialised(revision: Revision, wanted: Wanted = _always) -> Path:
+    """A folder with a revision's files, kept for the next time. Raises CalledOff."""
     folder = Path(settings.MARKETPLACE_HOME) / "revisions" / revision.digest
     if folder.exists():
         return folder
@@ -159,7 +196,7 @@ def materialised(revision: Revision) -> Path:
     for name, blob in revisions.files_of(revision).items():
         target = new / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _copy(blob, target)
+        _copy(blob, target, wanted)
     try:
         new.rename(folder)
     except OSError:
@@ -167,16 +204,16 @@ def materialised(revision: Revision) -> Path:
     return folder
 
 
-def _local(blob: Blob, otherwise: Path) -> Path:
+def _local(blob: Blob, otherwise: Path, wanted: Wanted) -> Path:
     """A content as a file on this machine."""
     found = storage.local_path(blob.name)
     if found is not None:
         return found
-    _copy(blob, otherwise)
+    _copy(blob, otherwise, wanted)
     return otherwise
 
 
-def _copy(blob: Blob, target: Path) -> None:
+def _copy(blob: Blob, target: Path, wanted: Wanted) -> None:
     found = storage.local_path(blob.name)
     if found is not None:
         try:
@@ -186,6 +223,8 @@ def _copy(blob: Blob, target: Path) -> None:
             pass  # another file system
     with target.open("wb") as file:
         for chunk in files.chunks(blob):
+            if not wanted():
+                raise CalledOff
             file.write(chunk)
 
 

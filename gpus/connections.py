@@ -36,7 +36,12 @@ async def connect(scope: Scope, receive: Receive, send: Send, *, directory: Dire
         await _refuse(send, 401, "The node token is missing or not known. Register again.")
         return
     await send({"type": "websocket.accept"})
-    link = Link(uuid4(), node.id, lambda data: send({"type": "websocket.send", "bytes": data}))
+    link = Link(
+        uuid4(),
+        node.id,
+        lambda data: send({"type": "websocket.send", "bytes": data}),
+        lambda text: send({"type": "websocket.send", "text": text}),
+    )
     _replace(links, link)
     await send(
         {"type": "websocket.send", "text": orjson.dumps({"type": "hello", "version": VERSION}).decode()}

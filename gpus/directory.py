@@ -21,17 +21,17 @@ from uuid import UUID
 import orjson
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import close_old_connections, connections
-from django.db.models import Q, QuerySet
+from django.db import connections
 
 from clients import terms
 from clients.models import Terms
-from gpus import nodes, placement, prices, states
+from gpus import nodes, placement, prices, snapshots, states
 from gpus.liveness import UNREACHABLE, Liveness, NodeFacts, assess
-from gpus.models import Delivery, Gateway, Heartbeat, Lease, Node, Offer
+from gpus.models import Delivery, Node
 from gpus.placement import LiveOffer, Pool
-from gpus.pools import Pools, Reserved
+from gpus.pools import Guards, Pools, Reserved
 from gpus.prices import FREE, Rates
+from gpus.snapshots import OF_PRICE, PLAIN, TRAINING_PRICE, Row
 from marketplace import background
 from marketplace.bus import Bus
 
@@ -45,17 +45,7 @@ DOUBT_S = 3.0
 # A row is visible only after its transaction: look back this far, so that none slips through between two polls.
 OVERLAP = timedelta(seconds=2)
 
-
-Row = dict[str, Any]
 Item = TypeVar("Item")
-# What is read of a node as it stands; the rest becomes its facts.
-_PLAIN = (
-    "name", "token_digest", "delivery", "push_url", "region", "trusted", "gateway_id", "link_id", "message", "engine",
-)  # fmt: skip
-
-
-_OF_PRICE = ("price__input_price", "price__output_price", "price__request_price", "price_id")  # as Rates
-_OF_OFFER = ("node_id", "model", "kinds", "concurrency", "context_length", "revision", *_OF_PRICE)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +66,11 @@ class LiveNode:
     link_id: UUID | None = None
     message: str = ""
     engine: str = ""
+    # What it offers besides answering (`gpus.talents`), and asks for a million tokens trained on.
+    training: Row | None = None
+    hosting: Row | None = None
+    training_price: int | None = None
+    errands: int = 0
     liveness: Liveness = field(default=Liveness("pending", "It has just become known."))
     offers: dict[str, LiveOffer] = field(default_factory=dict)
     reserved: Reserved | None = None
@@ -119,6 +114,7 @@ class Directory:
         self._own: dict[int, OwnLink] = {}
         self._doubted: dict[UUID | None, float] = {}
         self._listeners: list[Callable[[LiveNode], None]] = []
+        self._errand_listeners: list[Callable[[LiveNode], None]] = []
         self._announced: set[int] = set()
         self._ring = asyncio.Event()
         self._elsewhere: dict[str, tuple[float, dict[str, int]]] = {}
@@ -153,6 +149,10 @@ class Directory:
     def on_change(self, listener: Callable[[LiveNode], None]) -> None:
         """Call `listener` with each node whose state, link or gateway is no longer what it was."""
         self._listeners.append(listener)
+
+    def on_errand(self, listener: Callable[[LiveNode], None]) -> None:
+        """Call `listener` with each node for which there is something new to ask for."""
+        self._errand_listeners.append(listener)
 
     # --- Following ----------------------------------------------------------------------------------------
 
@@ -189,7 +189,9 @@ class Directory:
         since, started, read_at = self._cursor - OVERLAP, datetime.now(UTC), time.monotonic()
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._thread, _read, since, frozenset(announced), everything)
+            found = await loop.run_in_executor(
+                self._thread, snapshots.read, since, frozenset(announced), everything
+            )
         except DatabaseError as error:
             logger.warning("Could not read the nodes: %s", str(error).strip().split("\n")[0])
             self._announced |= announced
@@ -221,12 +223,20 @@ class Directory:
         """Where a request finds its node. Raises AllocationNotFound."""
         return self._pools.of(allocation, client_id).get(model) or Pool(model)
 
+    def guard(self, guards: Guards) -> None:
+        """From now on only these nodes get requests for these models, whoever else says that he serves them."""
+        changed = self._pools.guard(guards)
+        for node in self.nodes.values() if changed else ():
+            for model in node.offers.keys() & changed:
+                self._pools.put(node.offers[model])
+            self._refresh(node)
+
     async def find(self, token_digest: str) -> LiveNode | None:
         """The node that a token belongs to; a node that nobody has announced yet is looked up."""
         node = self.by_digest.get(token_digest)
         if node is None:
             loop, read_at = asyncio.get_running_loop(), time.monotonic()
-            row = await loop.run_in_executor(self._lookups, _read_one, token_digest)
+            row = await loop.run_in_executor(self._lookups, snapshots.read_one, token_digest)
             if row is not None:
                 self._apply(row, read_at)
                 node = self.nodes[row["id"]]
@@ -257,8 +267,13 @@ class Directory:
         if node.token_digest != row["token_digest"]:
             self.by_digest.pop(node.token_digest, None)
             self.by_digest[row["token_digest"]] = node
-        for name in _PLAIN:
+        for name in PLAIN:
             setattr(node, name, row[name])
+        node.training_price = row[TRAINING_PRICE]
+        if node.errands != row["errands"]:
+            node.errands = row["errands"]
+            for listener in self._errand_listeners:
+                listener(node)
         if node.delivery == Delivery.PUSH:
             node.push_secret = nodes.push_secret(Node(pk=node.id, token_digest=node.token_digest))
         if row["reserved"] != node.reserved:
@@ -278,7 +293,7 @@ class Directory:
                 self._pools.put(live)
             live.kinds, live.concurrency = frozenset(offer["kinds"]), offer["concurrency"]
             live.context_length, live.revision = offer["context_length"], offer["revision"]
-            live.asked = FREE if offer["price_id"] is None else Rates(*(offer[name] for name in _OF_PRICE))
+            live.asked = FREE if offer["price_id"] is None else Rates(*(offer[name] for name in OF_PRICE))
             self._charge(live)
 
     def _charge(self, offer: LiveOffer) -> None:
@@ -428,58 +443,3 @@ async def _in_slices(items: list[Item]) -> AsyncIterator[Item]:
         if number % SLICE == SLICE - 1:
             await asyncio.sleep(0)
         yield item
-
-
-@dataclass(slots=True)
-class _Found:
-    nodes: list[Row]
-    heartbeats: list[tuple[int, float]]
-    gateways: set[UUID]
-    terms: Terms
-
-    def gone(self, announced: set[int], known: Iterable[int]) -> set[int]:
-        """Nodes that were looked for and are no longer there."""
-        return (announced | set(known)) - {row["id"] for row in self.nodes}
-
-
-def _read(since: datetime, announced: frozenset[int], everything: bool) -> _Found:
-    close_old_connections()
-    rows = Node.objects.all()
-    if not everything:
-        rows = rows.filter(Q(changed_at__gt=since) | Q(pk__in=announced))
-    beats = Heartbeat.objects.filter(at__gt=since).values_list("node_id", "at")
-    alive = Gateway.objects.filter(seen_at__gt=datetime.now(UTC) - Gateway.LOST_AFTER)
-    return _Found(
-        nodes=_with_offers(rows),
-        heartbeats=[(node_id, at.timestamp()) for node_id, at in beats],
-        gateways=set(alive.values_list("id", flat=True)),
-        terms=terms.current(),
-    )
-
-
-def _read_one(token_digest: str) -> Row | None:
-    close_old_connections()
-    return next(iter(_with_offers(Node.objects.filter(token_digest=token_digest))), None)
-
-
-def _with_offers(found: QuerySet[Node]) -> list[Row]:
-    rows: list[Row] = list(found.values("id", "owner_id", *_PLAIN, *states.FACT_FIELDS))
-    offers: dict[int, list[Row]] = {row["id"]: [] for row in rows}
-    wanted = Offer.objects.filter(active=True)
-    if len(rows) < 1000:
-        wanted = wanted.filter(node_id__in=offers)
-    for offer in wanted.values(*_OF_OFFER):
-        offers.get(offer["node_id"], []).append(dict(offer))
-    leases = _leases() if rows else {}
-    return [{**row, "offers": offers[row["id"]], "reserved": leases.get(row["id"])} for row in rows]
-
-
-def _leases() -> dict[int, Reserved]:
-    """By node. There are few."""
-    rows = Lease.objects.filter(ended_at=None).values_list(
-        "node_id", "allocation_id", "allocation__client_id", "expires_at"
-    )
-    return {
-        node_id: Reserved(str(allocation_id), client_id, expires_at.timestamp())
-        for node_id, allocation_id, client_id, expires_at in rows
-    }

@@ -24,7 +24,8 @@ from gpus.directory import Directory, LiveNode
 from gpus.offers import ModelSpec, Named
 from gpus.placement import LiveOffer
 from gpus.prices import NOTHING
-from marketplace import background
+from gpus.talents import HostingTalent, Training
+from marketplace import background, money
 from marketplace.errors import InvalidRequest, Unavailable
 from marketplace.groupcommit import GroupCommit, Statement
 from marketplace.http import Call
@@ -120,6 +121,8 @@ def _hear(node_id: int, heard: _Heard, now: datetime) -> bool:
             agent_version=heard.agent_version,
             engine=heard.engine,
             now=now,
+            talents=heard.talents,
+            training_price=heard.training_price,
         )
     except DatabaseError as error:
         logger.warning("Could not note what node %s said: %s", node_id, error)
@@ -145,7 +148,24 @@ def _heard(said: dict[str, Any]) -> _Heard:
         maintenance=status == "maintenance",
         agent_version=_text(said, "agent_version", 50),
         engine=_text(said, "engine", 200),
+        talents=_talents(said),
+        training_price=_price(said),
     )
+
+
+def _talents(said: dict[str, Any]) -> dict[str, Any]:
+    """What it offers besides answering, as far as it speaks of it: null takes it back."""
+    shapes = {"training": Training, "hosting": HostingTalent}
+    return {
+        name: None if said[name] is None else shape.read(said[name]).to_json()
+        for name, shape in shapes.items()
+        if name in said
+    }
+
+
+def _price(said: dict[str, Any]) -> int | None:
+    asked = said.get("training_price")
+    return None if asked is None else money.parse(asked, param="training_price")
 
 
 def _text(said: dict[str, Any], key: str, limit: int) -> str | None:
@@ -186,6 +206,7 @@ def _reply(node: LiveNode, now: datetime) -> dict[str, Any]:
         "maintenance": facts.maintenance,
         "minimum_agent_version": settings.MINIMUM_AGENT_VERSION,
         "messages": [node.message] if node.message else [],
+        "errands": node.errands,
     }
 
 
@@ -198,11 +219,15 @@ class _Heard:
     maintenance: bool
     agent_version: str | None
     engine: str | None
+    talents: dict[str, Any]
+    training_price: int | None
 
     @property
     def prices(self) -> bool:
         """Whether it sets a price."""
-        return any(isinstance(model, ModelSpec) and model.price != NOTHING for model in self.models or ())
+        return self.training_price is not None or any(
+            isinstance(model, ModelSpec) and model.price != NOTHING for model in self.models or ()
+        )
 
     def differs_from(self, node: LiveNode) -> bool:
         """Whether anything of this is new."""
@@ -213,6 +238,8 @@ class _Heard:
             or (self.agent_version is not None and self.agent_version != facts.agent_version)
             or (self.engine is not None and self.engine != node.engine)
             or (self.models is not None and not self._known(node, self.models))
+            or self.training_price not in (None, node.training_price)
+            or any(said != getattr(node, name) for name, said in self.talents.items())
         )
 
     @staticmethod
@@ -230,4 +257,8 @@ def _same(offer: LiveOffer, said: ModelSpec) -> bool:
     )
     if said.only_price or not price:
         return price
-    return offer.concurrency == said.concurrency and offer.kinds == frozenset(said.kinds)
+    return (
+        offer.concurrency == said.concurrency
+        and offer.kinds == frozenset(said.kinds)
+        and (offer.revision, offer.context_length) == (said.revision, said.context_length)
+    )

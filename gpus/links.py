@@ -183,15 +183,22 @@ class Exchange:
 class Link:
     """One agent's connection, in the process that holds it."""
 
-    def __init__(self, link_id: UUID, node_id: int, send: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self,
+        link_id: UUID,
+        node_id: int,
+        send: Callable[[bytes], Any],
+        send_text: Callable[[str], Any] | None = None,
+    ) -> None:
         self.id = link_id
         self.node_id = node_id
         self.alive = asyncio.get_running_loop().time()
         self.replaced = asyncio.Event()
-        self._send_bytes = send
+        self._send_bytes, self._send_text = send, send_text
         self._numbers = itertools.count(1)
         self._sinks: dict[int, Sink] = {}
         self._out: list[bytes] = []
+        self._said: list[str] = []
         self._something = asyncio.Event()
 
     def open(self, request: bytes, make: Callable[[SendFrame, Forget], Any]) -> Any:
@@ -209,13 +216,23 @@ class Link:
         self._out.append(protocol.encode(number, kind, payload))
         self._something.set()
 
+    def say(self, message: dict[str, Any]) -> None:
+        """A text message about the node itself."""
+        self._said.append(orjson.dumps(message).decode())
+        self._something.set()
+
     async def write(self) -> None:
         """Send what collects; the frames of one turn of the loop leave as one message."""
         while True:
             await self._something.wait()
             self._something.clear()
             out, self._out = self._out, []
-            await self._send_bytes(b"".join(out))
+            said, self._said = self._said, []
+            if out:
+                await self._send_bytes(b"".join(out))
+            for text in said:
+                if self._send_text is not None:
+                    await self._send_text(text)
 
     async def ping(self) -> None:
         """Return when the agent has stopped answering."""
@@ -309,6 +326,7 @@ class Links:
         bus.on_lost(self._lost_bus)
         bus.on_undelivered(self._nobody_there)
         directory.on_change(self._changed)
+        directory.on_errand(self._errand)
 
     def open(self, node: LiveNode, *, path: str, deadline_s: float, request_id: str, body: bytes) -> Exchange:
         """Send a request to a node that pulls. Raises NodeLost when it is not connected."""
@@ -377,6 +395,12 @@ class Links:
             remote.exchange.lose("The connection between our processes broke.")
         for forward in list(self.forwards.values()):
             forward.abandon()
+
+    def _errand(self, node: LiveNode) -> None:
+        """There is something that the agent should ask for; one that is not connected hears it with its heartbeat."""
+        link = self.own.get(node.id)
+        if link is not None:
+            link.say({"type": "errands"})
 
     def _changed(self, node: LiveNode) -> None:
         """A node that is connected anew, or no longer, answers nothing over its old link."""

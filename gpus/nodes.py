@@ -21,6 +21,7 @@ from gpus import leases, prices, push_urls, states
 from gpus.liveness import Liveness
 from gpus.models import Delivery, Heartbeat, Node, Offer
 from gpus.offers import ModelSpec, Named
+from gpus.talents import HostingTalent, Training
 from marketplace import bus
 from marketplace.errors import InvalidRequest, NotFound
 
@@ -46,6 +47,9 @@ class Joining:
     agent_version: str = ""
     engine: str = ""
     hour_price: int | None = None
+    training: Training | None = None
+    hosting: HostingTalent | None = None
+    training_price: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def register(*, owner: Client, joining: Joining, now: datetime) -> Registered:
         set_models(node_id=node.pk, models=joining.models, now=now)
         if joining.hour_price is not None:
             prices.ask_for_hours(node, joining.hour_price, terms.current())
+        if joining.training_price is not None:
+            prices.ask_for_training(node, joining.training_price, terms.current())
         found = states.reassess(node.pk, now=now, by=owner, joined=created)
         announce(node.pk, credential=True)
     node.refresh_from_db()
@@ -108,7 +114,11 @@ def machine_id(owner: Client, joining: Joining) -> str:
 
 def _described(joining: Joining) -> dict[str, Any]:
     described = {"region": joining.region, "agent_version": joining.agent_version, "engine": joining.engine}
-    return {**joining.hardware, **described, **({"name": joining.name} if joining.name else {})}
+    talents = {
+        "training": joining.training and joining.training.to_json(),
+        "hosting": joining.hosting and joining.hosting.to_json(),
+    }
+    return {**joining.hardware, **described, **talents, **({"name": joining.name} if joining.name else {})}
 
 
 def _fresh(token: str) -> dict[str, Any]:

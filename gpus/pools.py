@@ -22,6 +22,10 @@ class AllocationNotFound(NotFound):
     code, message = "allocation_not_found", "You have no running allocation with this id."
 
 
+# The nodes that may answer for a model, by its name; a model that is not among them is for whoever offers it.
+Guards = Mapping[str, frozenset[int]]
+
+
 class Reserved(NamedTuple):
     """Whose alone a node is, and until when (seconds since the epoch)."""
 
@@ -48,6 +52,7 @@ class Pools:
     def __init__(self) -> None:
         self.general: dict[str, Pool] = {}
         self._reserved: dict[str, Reservation] = {}
+        self._guards: Guards = {}
 
     def of(self, allocation: str, client_id: int) -> Mapping[str, Pool]:
         """The pools by model that a request may use; `allocation` "" is none. Raises AllocationNotFound."""
@@ -81,6 +86,9 @@ class Pools:
     def put(self, offer: LiveOffer) -> None:
         """Let an offer, new or known, stand where its node's belong. It must be refreshed afterwards."""
         node, model = offer.node, offer.model
+        if node.id not in self._guards.get(model, (node.id,)):
+            self._bar(offer)
+            return
         home = everybodys = self.general.setdefault(model, Pool(model))
         if node.reserved is None:
             everybodys.reserved.pop(node.id, None)
@@ -92,11 +100,23 @@ class Pools:
                 offer.pool.remove(offer)
             home.add(offer)
 
+    def guard(self, guards: Guards) -> set[str]:
+        """Heed new guards; the models whose offers must be put anew."""
+        before, self._guards = self._guards, guards
+        return {model for model in before.keys() | guards.keys() if before.get(model) != guards.get(model)}
+
+    def _bar(self, offer: LiveOffer) -> None:
+        """It stands in no pool: its node only says that it serves the model."""
+        self.withdraw(offer)
+        offer.pool = None
+
     def withdraw(self, offer: LiveOffer) -> None:
         """A node offers this no longer."""
         if offer.pool is not None:
             offer.pool.remove(offer)
-        pool = self.general[offer.model]
+        pool = self.general.get(offer.model)
+        if pool is None:
+            return
         pool.reserved.pop(offer.node.id, None)
         if not pool.is_needed:
             del self.general[offer.model]

@@ -96,6 +96,7 @@ class Wishes:
     every: Wish = NOTHING
     models: Mapping[str, Wish] = field(default_factory=dict)
     hour: int | None = None
+    training: int | None = None
 
 
 # --- What is charged --------------------------------------------------------------------------------------
@@ -168,6 +169,7 @@ def change(*, node_id: int, wishes: Wishes, now: datetime) -> int:
         changed = [offer for offer in offers if offer.price_id != before[offer.model]]
         Offer.objects.bulk_update(changed, ["price"])
         count = len(changed) + (wishes.hour is not None and ask_for_hours(node, wishes.hour, told))
+        count += wishes.training is not None and ask_for_training(node, wishes.training, told)
         if count:
             states.touch([node_id], now=now)
     return count
@@ -210,12 +212,22 @@ def _present(offer: Offer, told: Terms) -> dict[str, int]:
 
 def ask_for_hours(node: Node, asked: int, told: Terms) -> bool:
     """Ask this per GPU and hour on a node, whose row must be locked. False if it is so. Raises PriceOutOfRange."""
-    if node.hour_price is not None and node.hour_price.hour_price == asked:
+    return _ask_for(HOUR, node, asked, told)
+
+
+def ask_for_training(node: Node, asked: int, told: Terms) -> bool:
+    """Ask this per million tokens trained on; else like `ask_for_hours`."""
+    return _ask_for(TRAINING, node, asked, told)
+
+
+def _ask_for(part: str, node: Node, asked: int, told: Terms) -> bool:
+    before: Price | None = getattr(node, part)
+    if before is not None and getattr(before, part) == asked:
         return False
-    if objections := _objections({HOUR: asked}, {}, told):
-        raise PriceOutOfRange(objections[HOUR][0], fields=objections)
-    price = Price.objects.create(node_id=node.pk, owner_id=node.owner_id, hour_price=asked)
-    Node.objects.filter(pk=node.pk).update(hour_price=price)
+    if objections := _objections({part: asked}, {}, told):
+        raise PriceOutOfRange(objections[part][0], fields=objections)
+    price = Price.objects.create(node_id=node.pk, owner_id=node.owner_id, **{part: asked})
+    Node.objects.filter(pk=node.pk).update(**{part: price})
     return True
 
 

@@ -19,7 +19,8 @@ Many exchanges run at once and their frames interleave. Back-pressure is by cred
     both                  PING / PONG  empty, exchange 0
 
 Text messages are JSON objects {"type": …} about the node itself: the marketplace says `hello` (after the connection is
-accepted), `drain` (finish, then stop) and `bye` (a newer connection of the same node took over).
+accepted), `drain` (finish, then stop), `errands` (there is something at GET /llm_models/errands/) and `bye` (a newer
+connection of the same node took over).
 """
 
 import struct

@@ -1,15 +1,17 @@
 """What a node says of itself with a heartbeat, and what our processes notice when they call it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, transaction
 from django.db.models import QuerySet
 
-from gpus import nodes, states
+from clients import terms
+from gpus import nodes, prices, states
 from gpus.models import Node
 from gpus.offers import Named
 from marketplace import bus
@@ -26,16 +28,25 @@ def hear(
     agent_version: str | None,
     engine: str | None,
     now: datetime,
+    talents: Mapping[str, Any] = MappingProxyType({}),
+    training_price: int | None = None,
 ) -> None:
-    """Write what is new about a node; None says nothing. A node that is gone is left alone."""
+    """Write what is new about a node; None says nothing. A node that is gone is left alone.
+
+    `talents`: "training" and "hosting", as far as it speaks of them. Raises PriceOutOfRange.
+    """
     texts = {"agent_version": agent_version, "engine": engine}
-    said = {key: value for key, value in texts.items() if value is not None}
+    said = {key: value for key, value in texts.items() if value is not None} | talents
     with transaction.atomic():
         Node.objects.filter(pk=node_id).update(
             draining=draining, maintenance=maintenance, changed_at=now, **said
         )
         if models is not None:
             nodes.set_models(node_id=node_id, models=models, now=now)
+        if training_price is not None:
+            node = Node.objects.select_for_update(no_key=True, of=("self",)).select_related("training_price")
+            for each in node.filter(pk=node_id):
+                prices.ask_for_training(each, training_price, terms.current())
         states.refresh(node_id, now=now)
         transaction.on_commit(lambda: bus.announce("nodes", str(node_id)))
 

@@ -17,9 +17,20 @@ from clients import terms
 from clients.models import ProviderStatus, Terms
 from gpus.models import Lease, NodeState, Offer
 from gpus.prices import PARTS
-from inference.models import Model
+from inference.models import Hosting, HostingState, Model
 from marketplace.errors import NotFound
 from marketplace.money import MoneyField
+
+
+class NoTarget(NotFound):
+    code = "alias_without_target"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The name {name!r} stands for no model at the moment. Its owner has to deploy one under it.",
+            param="model",
+            details={"model": name},
+        )
 
 
 class ModelNotFound(NotFound):
@@ -59,7 +70,13 @@ class Entry:
     version: str = ""
     owner_id: int | None = None
     owner_name: str = ""
+    published: bool = False
     hidden: bool = False
+    # Kept here: only these nodes may answer for it, whoever else offers the name. None: whoever offers it.
+    hosts: frozenset[int] | None = None
+    is_hosted: bool = False
+    is_alias: bool = False
+    target: str = ""  # what an alias stands for
     kinds: tuple[str, ...] = ()
     context_length: int | None = None
     min_vram_mib: int | None = None
@@ -75,7 +92,7 @@ class Entry:
         """Whether this client may see and use it. `allowed`: the names a key is limited to, empty for all."""
         if self.hidden or (allowed and self.name not in allowed):
             return False
-        return self.owner_id is None or self.owner_id == client_id or is_staff
+        return self.owner_id is None or self.owner_id == client_id or self.published or is_staff
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +111,19 @@ class Catalogue:
             if entry.is_for(client_id, is_staff=is_staff, allowed=allowed)
         )
         return sorted(found, key=lambda entry: (entry.created_at, entry.name))
+
+    def guards(self) -> dict[str, frozenset[int]]:
+        """The nodes that may answer for models that are kept here."""
+        return {name: entry.hosts for name, entry in self.entries.items() if entry.hosts is not None}
+
+    def serving(self, name: str) -> str:
+        """What answers to a name: itself, or what it stands for. Raises NoTarget."""
+        entry = self.entries.get(name)
+        if entry is None or not entry.is_alias:
+            return name
+        if not entry.target:
+            raise NoTarget(name)
+        return entry.target
 
     def resolve(
         self, name: str, *, client_id: int, is_staff: bool = False, allowed: Collection[str] = ()
@@ -120,16 +150,54 @@ def _either(names: list[str]) -> str:
 
 
 def load() -> Catalogue:
-    """Read the catalogue: rows, and offers of nodes that were admitted, with the terms in four queries."""
-    entries = {row.name: _from_row(row) for row in Model.objects.select_related("owner")}
+    """Read the catalogue: rows, and offers of nodes that were admitted, with the terms in five queries."""
+    found = list(Model.objects.select_related("owner", "target"))
+    hosts = _hosts()
+    entries = {row.name: _from_row(row, hosts) for row in found}
+    offered = _offered(list(Catalogue(entries).guards()))
     kinds: dict[str, set[str]] = {}
-    for name, some in _offered().values_list("model", "kinds").distinct():
+    for name, some in offered.values_list("model", "kinds").distinct():
         kinds.setdefault(name, set()).update(some)
-    rows: Iterable[Any] = _offered().values("model").annotate(**_AGGREGATES, **_prices(terms.current()))
+    rows: Iterable[Any] = offered.values("model").annotate(**_AGGREGATES, **_prices(terms.current()))
     for row in rows:
         known = entries.get(row["model"]) or Entry(name=row["model"], created_at=row["first_at"])
         entries[row["model"]] = _with_offers(known, row, kinds.get(row["model"], set()))
+    for alias in found:
+        if alias.is_alias:
+            entries[alias.name] = _with_target(entries[alias.name], alias, entries)
     return Catalogue(entries)
+
+
+def _hosts() -> dict[str, frozenset[int]]:
+    """The nodes that serve models which are kept here, as they say and we have asked them to."""
+    found: dict[str, set[int]] = {}
+    for name, node_id in Hosting.objects.filter(state=HostingState.SERVING).values_list(
+        "model__name", "node_id"
+    ):
+        found.setdefault(name, set()).add(node_id)
+    return {name: frozenset(ids) for name, ids in found.items()}
+
+
+def _with_target(entry: Entry, alias: Model, entries: dict[str, Entry]) -> Entry:
+    """An alias with what its target offers; its name, and who may use it, are its own."""
+    target = None if alias.target is None else entries[alias.target.name]
+    if target is None or target.hidden or target.is_alias or not _may_lead(alias, target):
+        return entry
+    return replace(
+        entry,
+        target=target.name,
+        framework=entry.framework or target.framework,
+        version=target.version,
+        **{name: getattr(target, name) for name in _OFFERED},
+    )
+
+
+def _may_lead(alias: Model, target: Entry) -> bool:
+    """Nobody gives away what is another's; operators may."""
+    return alias.owner_id is None or target.is_for(alias.owner_id)
+
+
+_OFFERED = ("kinds", "context_length", "min_vram_mib", "nodes", "live_nodes", "pricing", "is_hosted")
 
 
 # What everybody may ask now: a reserved node answers only who reserved it.
@@ -176,16 +244,24 @@ def _pricing(row: dict[str, Any]) -> Pricing | None:
     return Pricing(*ends)
 
 
-def _offered() -> QuerySet[Offer]:
-    return Offer.objects.filter(
+def _offered(guarded: Collection[str] = ()) -> QuerySet[Offer]:
+    """What admitted nodes offer; of `guarded` models only what they have been asked to host."""
+    rows = Offer.objects.filter(
         active=True,
         node__suspended_at=None,
         node__owner__is_active=True,
         node__owner__provider_status=ProviderStatus.APPROVED,
     ).order_by()
+    if not guarded:
+        return rows
+    hosted = Hosting.objects.filter(
+        node_id=OuterRef("node_id"), model__name=OuterRef("model"), state=HostingState.SERVING
+    )
+    return rows.filter(~Q(model__in=guarded) | Exists(hosted))
 
 
-def _from_row(row: Model) -> Entry:
+def _from_row(row: Model, hosts: dict[str, frozenset[int]]) -> Entry:
+    is_kept = row.is_hosted or (row.owner_id is not None and row.revision_id is not None)
     return Entry(
         name=row.name,
         created_at=row.created_at,
@@ -195,7 +271,11 @@ def _from_row(row: Model) -> Entry:
         version=row.version,
         owner_id=row.owner_id,
         owner_name=row.owner.username if row.owner else settings.MARKETPLACE_NAME,
+        published=row.published_at is not None,
         hidden=row.hidden,
+        hosts=frozenset() if row.is_alias else hosts.get(row.name, frozenset()) if is_kept else None,
+        is_hosted=row.is_hosted,
+        is_alias=row.is_alias,
     )
 
 

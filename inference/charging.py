@@ -39,7 +39,8 @@ class Charging:
         Raises OverMaximumCost.
         """
         ask, record, offer, terms = run.ask, run.record, slot.offer, self._directory.terms
-        record.node_id, record.provider_id, record.revision = slot.node.id, slot.node.owner_id, offer.revision
+        record.node_id, record.provider_id = slot.node.id, slot.node.owner_id
+        record.revision = ask.revision_of(offer.revision)
         record.rates, record.terms_id, record.fee_bps = offer.rates, terms.pk, terms.fee_bps
         run.bound = pricing.bound(
             ask.kind,

@@ -11,6 +11,13 @@ from clients.models import Blob, Client
 from inference import revisions, weights
 from inference.models import Model, Revision, Source
 from marketplace import storage
+from marketplace.errors import Conflict
+
+
+class NameTaken(Conflict):
+    """There is a model of this name that is somebody else's, or that is another name for one."""
+
+    code = "model_name_taken"
 
 
 def from_folder(
@@ -18,7 +25,7 @@ def from_folder(
 ) -> Revision:
     """Keep the files of a folder as the newest revision of a model; of the folder only what belongs to a model.
 
-    Raises inference.weights.BadWeights.
+    Raises inference.weights.BadWeights, NameTaken.
     """
     paths = {
         path.relative_to(folder).as_posix(): path
@@ -31,6 +38,8 @@ def from_folder(
         name=name,
         defaults={"title": title, "description": description, "owner": owner, "framework": "transformers"},
     )
+    if model.owner_id != (owner.pk if owner else None) or model.is_alias:
+        raise NameTaken(f"The name {name} is another's.")
     return revisions.add(model, found, kind=kind, family=family, source=Source.IMPORT, by=owner)
 
 

@@ -55,6 +55,16 @@ PATHS = {
 }
 
 
+class ModelLoading(NoCapacity):
+    code = "model_loading"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"No node serves {model} yet: it is being loaded, or waits for a node that can host it.",
+            retry_after=3,
+        )
+
+
 class NodesFailed(BadGateway):
     """Every node that was tried failed before it had answered anything."""
 
@@ -130,7 +140,7 @@ class Relay:
             api_key_id=principal.api_key_id,
             face=ask.face,
             kind=ask.kind.value,
-            desired_model=ask.model,
+            desired_model=ask.alias or ask.model,
             streamed=ask.stream,
             request_sha256=hashlib.sha256(ask.body).hexdigest(),
             question_text=ask.question_text,
@@ -187,7 +197,9 @@ class Relay:
             record.queued_s += time.monotonic() - queued
 
     def _with_others(self, error: NoCapacity, ask: Ask) -> NoCapacity:
-        """The same error, with what the consumer could ask for instead."""
+        """The same error, with what the consumer could ask for instead; or that a node is just loading the model."""
+        if self._shelf.is_loading(ask.model):
+            return ModelLoading(ask.model)
         pools = self.gateway.directory.pools_for(ask.allocation, ask.principal.client_id)
         names = [
             name

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from clients.credentials import Principal
 from gpus import placement
 from gpus.delivery import Exchange
@@ -45,6 +47,17 @@ class Ask:
     keep_text: bool = False
     # The consumer's Idempotency-Key, which its reply is stored under.
     claim: Claim | None = None
+    # The name that the consumer used, where `model` is what it stands for.
+    alias: str = ""
+
+    def lead_to(self, model: str) -> None:
+        """The name that was asked for stands for this model: it is what nodes know."""
+        self.alias, self.model = self.model, model
+        self.body = orjson.dumps({**orjson.loads(self.body), "model": model})
+
+    def revision_of(self, label: str) -> str:
+        """What records and receipts say that has answered. A name that is moved says nothing without its target."""
+        return f"{self.model}@{label}"[-100:] if self.alias else label
 
 
 @dataclass(slots=True, eq=False)

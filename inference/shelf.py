@@ -15,15 +15,18 @@ from django.db import close_old_connections
 
 from clients.credentials import Principal
 from gpus.directory import Directory
-from inference import catalogue
+from inference import catalogue, hosting
 from inference.catalogue import Catalogue, Entry
 from inference.models import Kind
 from marketplace import background
+from marketplace.bus import Bus
 from marketplace.errors import Forbidden, InvalidRequest
 
 logger = logging.getLogger(__name__)
 
-READ_EVERY_S = 3.0
+READ_EVERY_S, TOGETHER_S, AGAIN_S = 3.0, 0.05, 1.0
+# Whoever changes what there is announces it here.
+TOPIC = hosting.TOPIC
 
 
 class ModelNotAllowed(Forbidden):
@@ -40,9 +43,14 @@ class Shelf:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._catalogue = Catalogue()
+        self._ring = asyncio.Event()
 
-    async def start(self) -> None:
-        await self._read()
+    async def start(self, bus: Bus | None = None) -> None:
+        if bus is not None:
+            bus.subscribe(TOPIC, lambda _message: self._ring.set())
+            bus.on_lost(self._ring.set)
+        while not await self._read():  # noqa: ASYNC110 - nobody tells when a database is there
+            await asyncio.sleep(AGAIN_S)
         self._task = background.keep_running(self._follow)
 
     async def stop(self) -> None:
@@ -50,27 +58,46 @@ class Shelf:
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(READ_EVERY_S)
+            try:
+                async with asyncio.timeout(READ_EVERY_S):
+                    await self._ring.wait()
+                await asyncio.sleep(TOGETHER_S)  # changes that come together are read together
+            except TimeoutError:
+                pass
+            self._ring.clear()
             await self._read()
 
-    async def _read(self) -> None:
+    async def _read(self) -> bool:
         try:
             self._catalogue = await asyncio.to_thread(_load)
         except DatabaseError as error:
             logger.warning("Could not read the catalogue: %s", str(error).split("\n")[0])
+            return False
+        self._directory.guard(self._catalogue.guards())
+        return True
 
-    def check(self, model: str, kind: Kind, principal: Principal) -> None:
-        """Raise ModelNotFound, ModelNotAllowed or KindNotSupported unless this caller may ask this of the model."""
+    def check(self, model: str, kind: Kind, principal: Principal) -> str:
+        """The model that answers to a name, if this caller may ask this of it: an alias leads to another one.
+
+        Raises ModelNotFound, NoTarget, ModelNotAllowed or KindNotSupported.
+        """
         if principal.allowed_models and model not in principal.allowed_models:
             raise ModelNotAllowed(f"This API key may not use {model!r}.")
-        pool = self._directory.pools.get(model)
         if not self.may_use(model, principal):
             self._present().resolve(model, client_id=principal.client_id, is_staff=principal.is_staff)
+        serving = self._catalogue.serving(model)
+        pool = self._directory.pools.get(serving)
         if pool is not None and pool.offers and not pool.does(kind.value):
             kinds = {each for offer in pool.offers.values() for each in offer.kinds}
             raise KindNotSupported(
                 f"{model!r} does not do {kind.value}; it does {' and '.join(sorted(kinds))}."
             )
+        return serving
+
+    def is_loading(self, model: str) -> bool:
+        """Whether it is kept here and no node serves it yet."""
+        entry = self._catalogue.entries.get(model)
+        return entry is not None and entry.is_hosted and not entry.hosts
 
     def may_use(self, model: str, principal: Principal) -> bool:
         """Whether there is such a model, and this caller may ask it."""
@@ -87,7 +114,8 @@ class Shelf:
 
     def kind_for_text(self, model: str) -> Kind:
         """How to ask a model that is given a text: as a chat if it can, else as a completion, else for an embedding."""
-        pool = self._directory.pools.get(model)
+        entry = self._catalogue.entries.get(model)
+        pool = self._directory.pools.get(model if entry is None or not entry.is_alias else entry.target)
         order = (Kind.CHAT, Kind.COMPLETION, Kind.EMBEDDING)
         return next((kind for kind in order if pool is not None and pool.does(kind.value)), Kind.CHAT)
 

@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from inference import batches, catalogue, demand, records, replays
+from inference import batches, catalogue, demand, hosting, records, replays
 
 
 @shared_task
@@ -22,6 +22,12 @@ def sweep_claims() -> int:
 def sweep_catalogue() -> int:
     """Catalogue models that nodes offer for the first time; how many."""
     return catalogue.sweep()
+
+
+@shared_task
+def sweep_hostings() -> int:
+    """Have other nodes serve what nodes that are gone did serve; how many were asked."""
+    return hosting.sweep(now=timezone.now())
 
 
 @shared_task

@@ -4,6 +4,20 @@ from django.urls import path
 
 from inference.api.earnings import EarningsView, MissedView
 from inference.api.inferences import InferenceViewSet
+from inference.api.model_details import (
+    AiModelView,
+    ModelArchiveView,
+    ModelFilesView,
+    ModelFileView,
+    RevisionsView,
+)
+from inference.api.model_parts import (
+    CompleteModelUploadView,
+    ModelPartsView,
+    ModelPartView,
+    ModelUploadPartsView,
+)
+from inference.api.model_uploads import ModelUploadView
 from inference.api.models import AiModelsView, AllModelsView, ModelsView, ModelView
 from inference.api.receipts import ReceiptKeyView, ReceiptView
 from marketplace.paths import with_either_end
@@ -13,6 +27,16 @@ urlpatterns = with_either_end(
         path("v1/models", ModelsView.as_view()),
         path("v1/models/<path:model>", ModelView.as_view()),
         path("ai/models", AiModelsView.as_view()),
+        path("ai/models/upload", ModelUploadView.as_view()),
+        path("ai/models/upload/parts", ModelPartsView.as_view()),
+        path("ai/models/upload/parts/<uuid:upload_id>", ModelUploadPartsView.as_view()),
+        path("ai/models/upload/parts/<uuid:upload_id>/complete", CompleteModelUploadView.as_view()),
+        path("ai/models/upload/parts/<uuid:upload_id>/<int:number>", ModelPartView.as_view()),
+        path("ai/models/<path:model>/revisions", RevisionsView.as_view()),
+        path("ai/models/<path:model>/revisions/<int:number>/archive", ModelArchiveView.as_view()),
+        path("ai/models/<path:model>/revisions/<int:number>/files", ModelFilesView.as_view()),
+        path("ai/models/<path:model>/revisions/<int:number>/files/<path:path>", ModelFileView.as_view()),
+        path("ai/models/<path:model>", AiModelView.as_view()),
         path("llm_models/all-models/", AllModelsView.as_view()),
         path("llm_models/earnings/", EarningsView.as_view()),
         path("llm_models/missed/", MissedView.as_view()),

@@ -9,16 +9,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
-django_application = get_asgi_application()  # before anything that needs the models
+django.setup(set_prefix=False)  # before anything that needs the models
 
 from django.conf import settings  # noqa: E402
 from starlette.middleware.cors import CORSMiddleware  # noqa: E402
 
 from clients import ledger  # noqa: E402
 from clients.identities import Identities  # noqa: E402
+from finetune.senders import Senders  # noqa: E402
 from gpus import connections, gateway, heartbeats  # noqa: E402
 from gpus.gateway import Gateway  # noqa: E402
 from gpus.protocol import CONNECT_PATH  # noqa: E402
@@ -30,12 +31,15 @@ from inference.models import Kind  # noqa: E402
 from inference.relay import Relay  # noqa: E402
 from inference.replays import Replays  # noqa: E402
 from inference.shelf import Shelf  # noqa: E402
+from marketplace import bodies  # noqa: E402
+from marketplace.bodies import Bodies  # noqa: E402
 from marketplace.bus import Bus  # noqa: E402
-from marketplace.errors import MethodNotAllowed  # noqa: E402
+from marketplace.errors import MarketplaceError, MethodNotAllowed  # noqa: E402
 from marketplace.groupcommit import GroupCommit  # noqa: E402
-from marketplace.http import Call, Endpoint, Receive, Scope, Send, serve  # noqa: E402
+from marketplace.http import Call, ConsumerLeft, Endpoint, Receive, Scope, Send, serve  # noqa: E402
 
 logger = logging.getLogger(__name__)
+django_application = bodies.Handler()
 
 _MODEL_INFERENCE = re.compile(r"^/ai/models/(.+)/inference/?$")
 
@@ -73,7 +77,7 @@ class HotPath:
         self.claims.start()
         await self.gateway.start()
         self.relay.start()
-        await self.shelf.start()
+        await self.shelf.start(self.bus)
         self.bus.start()
 
     async def stop(self) -> None:
@@ -103,6 +107,7 @@ class Application:
         self._hot: HotPath | None = None
         self._hot_application: Callable[..., Awaitable[None]] | None = None
         self._places: asyncio.Semaphore | None = None
+        self._bodies: Bodies | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -126,19 +131,25 @@ class Application:
             await self._hot(scope, receive, send)
 
     async def _django(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Django, as often at once as the database can take. Who has not sent anything yet holds no place."""
-        first: dict[str, Any] | None = await receive()
+        """Django, as often at once as the database can take.
 
-        async def receive_again() -> dict[str, Any]:
-            nonlocal first
-            if first is None:
-                return await receive()
-            message, first = first, None
-            return message
-
+        Who is still sending holds no place; neither does who is being sent a file.
+        """
+        assert self._bodies is not None
+        try:
+            received = await self._bodies.take(scope, receive)
+        except ConsumerLeft:
+            return
+        except MarketplaceError as error:
+            await bodies.refuse(error, scope, send)
+            return
         assert self._places is not None
-        async with self._places:
-            await django_application(scope, receive_again, send)  # type: ignore[arg-type]
+        place = _Place(self._places, scope, send)
+        await self._places.acquire()
+        try:
+            await django_application(scope, received, place.send)  # type: ignore[arg-type]
+        finally:
+            place.leave()
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._hot is None or scope["path"].rstrip("/") != CONNECT_PATH.rstrip("/"):
@@ -152,6 +163,7 @@ class Application:
         await receive()
         self._hot = HotPath()
         self._places = asyncio.Semaphore(settings.DJANGO_CONCURRENCY)
+        self._bodies = Bodies(Senders(self._hot.identities).check)
         self._hot_application = _with_cors(self._hot)
         await self._hot.start()
         _spare_the_collector()
@@ -159,6 +171,25 @@ class Application:
         await receive()
         await self._hot.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Place:
+    """One of Django's places. An answer that needs none leaves it when it begins."""
+
+    def __init__(self, places: asyncio.Semaphore, scope: Scope, send: Send) -> None:
+        self._places: asyncio.Semaphore | None = places
+        self._scope = scope
+        self._send = send
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if bodies.NEEDS_NO_PLACE in self._scope:
+            self.leave()
+        await self._send(message)
+
+    def leave(self) -> None:
+        if self._places is not None:
+            self._places.release()
+            self._places = None
 
 
 def _spare_the_collector() -> None:

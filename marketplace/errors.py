@@ -148,23 +148,27 @@ class Face(StrEnum):
     OMNITENSOR = "omnitensor"
 
 
+# Not to be confused with OpenAI's /v1/models.
+_MODELS_OF_THE_BROKER = "/v1/model"
 _PREFIXES: tuple[tuple[str, Face], ...] = (
     ("/v1/quote", Face.BROKER),
     ("/v1/user/", Face.BROKER),
     ("/v1/task/", Face.BROKER),
-    ("/v1/model/", Face.BROKER),
+    (f"{_MODELS_OF_THE_BROKER}/", Face.BROKER),
     ("/v1", Face.OPENAI),
     ("/fine-tuning", Face.FINE_TUNING),
     ("/auth/", Face.OMNITENSOR),
     ("/account/", Face.OMNITENSOR),
     ("/compute/", Face.OMNITENSOR),
     ("/ai/", Face.OMNITENSOR),
-    ("/data/", Face.OMNITENSOR),
+    ("/data", Face.OMNITENSOR),
 )
 
 
 def face_of(path: str) -> Face:
     """The API that a path belongs to; DRF's own shape where nothing else is said."""
+    if path.rstrip("/") == _MODELS_OF_THE_BROKER:
+        return Face.BROKER
     return next((face for prefix, face in _PREFIXES if path.startswith(prefix)), Face.DRF)
 
 

@@ -69,6 +69,19 @@ MAX_UPLOAD_BYTES = env.int("MAX_UPLOAD_BYTES", 1024**3, validate=validate.Range(
 MAX_FILE_BYTES = env.int("MAX_FILE_BYTES", 64 * 1024**3, validate=validate.Range(min=1024))
 # What one client may have stored: datasets and models together.
 MAX_STORED_BYTES = env.int("MAX_STORED_BYTES", 256 * 1024**3, validate=validate.Range(min=0))
+# Where they are kept: in a bucket of Amazon S3 or of what speaks like it (credentials as boto3 finds them), else in
+# a folder of this machine. The prefix goes before all names in the bucket.
+FILES_BUCKET = env.str("FILES_BUCKET", "")
+FILES_ENDPOINT = env.str("FILES_ENDPOINT", "")
+FILES_REGION = env.str("FILES_REGION", "")
+FILES_PREFIX = env.str("FILES_PREFIX", "")
+# Whether everybody may read the tasks and logs of a wallet, as the broker's protocol has it; else only who shows that
+# the wallet is theirs.
+BROKER_OPEN_READS = env.bool("BROKER_OPEN_READS", True)
+# Where the TDX guest agent of a dstack machine listens, if this runs in one.
+DSTACK_SOCKETS: list[str] = env.list(
+    "DSTACK_SOCKETS", ["/var/run/dstack.sock", "/var/run/dstack/dstack.sock", "/var/run/tappd.sock"]
+)
 # The context of a model whose node does not say how long it is: what a request without max_tokens is held for.
 ASSUMED_CONTEXT_TOKENS = env.int("ASSUMED_CONTEXT_TOKENS", 8192, validate=validate.Range(min=1))
 # A reply that cost money is kept for whoever repeats the request with the same Idempotency-Key: how long, how large.
@@ -148,11 +161,23 @@ STATIC_URL = "static/"
 STATIC_ROOT = env.str("STATIC_ROOT", "") or None
 WHITENOISE_USE_FINDERS = True
 # Swagger and the admin ship their assets; nothing is fetched from a CDN.
-STORAGES = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+_bucket = {
+    "bucket_name": FILES_BUCKET,
+    "endpoint_url": FILES_ENDPOINT or None,
+    "region_name": FILES_REGION or None,
+    "location": FILES_PREFIX.strip("/"),
+    "file_overwrite": True,  # names are never used twice
+    "signature_version": "s3v4",
+}
+STORAGES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": _bucket}
+    if FILES_BUCKET
+    else {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
 MEDIA_ROOT = MARKETPLACE_HOME / "files"
+# What a request brings stays in memory up to so many bytes, and is on the disk beyond.
+FILE_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -171,6 +196,7 @@ LOGGING = {
 
 # --- Database, cache, jobs -------------------------------------------------------------------------------
 CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ROUTES = {"finetune.tasks.run_jobs": {"queue": "finetune"}}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -200,6 +226,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5},
     },
+    "sweep-hostings": {
+        "task": "inference.tasks.sweep_hostings",
+        "schedule": 3.0,
+        "options": {"expires": 3},
+    },
     "seal-receipts": {
         "task": "inference.tasks.seal_receipts",
         "schedule": 30.0,
@@ -210,7 +241,19 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
+    "move-deployments": {
+        "task": "finetune.tasks.move_deployments",
+        "schedule": 2.0,
+        "options": {"expires": 2},
+    },
     "sweep-jobs": {"task": "finetune.tasks.sweep_jobs", "schedule": 5.0, "options": {"expires": 5}},
+    "sweep-uploads": {"task": "clients.tasks.sweep_uploads", "schedule": 300.0, "options": {"expires": 300}},
+    "sweep-files": {"task": "clients.tasks.sweep_files", "schedule": 300.0, "options": {"expires": 300}},
+    "sweep-datasets": {
+        "task": "finetune.tasks.sweep_datasets",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
     "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 
@@ -255,6 +298,7 @@ REST_FRAMEWORK = {
             "token": "60/min",
             "transfer": "60/min",
             "wallet": "30/min",
+            "broker": "120/min",
         }.items()
     },
     "EXCEPTION_HANDLER": "marketplace.errors.drf_exception_handler",
@@ -385,6 +429,15 @@ UNFOLD = {
                         ("Models", "category", "inference_model"),
                         ("Allocations", "event_available", "gpus_allocation"),
                         ("Gateways", "hub", "gpus_gateway"),
+                    ],
+                ),
+                (
+                    "Fine-tuning",
+                    [
+                        ("Jobs", "model_training", "finetune_job"),
+                        ("Datasets", "dataset", "finetune_dataset"),
+                        ("Deployments", "rocket_launch", "finetune_deployment"),
+                        ("Attempts", "replay", "finetune_attempt"),
                     ],
                 ),
                 (

@@ -117,6 +117,12 @@ def _text(description: str = "") -> openapi.Schema:
     return openapi.Schema(type=openapi.TYPE_STRING, description=description)
 
 
+def _anything(description: str) -> openapi.Schema:
+    found = openapi.Schema(type=openapi.TYPE_OBJECT, description=description)
+    del found["type"]
+    return found
+
+
 _ERRORS = {
     Face.OPENAI: _object(
         error=_object(
@@ -133,7 +139,7 @@ _ERRORS = {
         properties={"detail": _text(), "code": _text("A word for programs.")},
         additional_properties=True,
     ),
-    Face.FINE_TUNING: openapi.Schema(type=openapi.TYPE_OBJECT, description="`detail` says what is wrong."),
+    Face.FINE_TUNING: _object(detail=_anything("A sentence, or messages by field.")),
     Face.OMNITENSOR: _object(
         error=_object(
             code=_text("A word for programs."),

@@ -21,6 +21,7 @@ class Agent:
         self.token = token
         self.behaviour = behaviour
         self.cancelled: list[int] = []
+        self.said: list[dict[str, Any]] = []  # about the node itself
         self.credit: dict[int, int] = {}
         self.sent: dict[int, int] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
@@ -41,6 +42,7 @@ class Agent:
     async def _read(self) -> None:
         async for message in self.socket:
             if isinstance(message, str):
+                self.said.append(json.loads(message))
                 continue
             for number, kind, payload in protocol.decode(message):
                 await self._frame(number, Kind(kind), payload)

@@ -1,6 +1,7 @@
 """The hot path, served for real: uvicorn, PostgreSQL, Valkey, and nodes that do what a test wants."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +94,8 @@ def serve(transactional_db: None, settings: Any) -> Iterator[Callable[[], Server
         server.should_exit = True
         thread.join(15)
         assert not thread.is_alive()
+    # Connections of its other threads: the server has made the collector slow.
+    gc.collect()
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ DOCUMENTED = [
     ("/llm_models/register/", "post", 201),
     ("/llm_models/deregister/", "delete", 204),
     ("/ai/models", "get", 200),
+    ("/data/upload", "post", 201),
+    ("/data/{dataset_id}/metadata", "get", 200),
     ("/v1/models", "get", 200),
     ("/v1/models/{model}", "get", 200),
 ]
@@ -101,7 +103,7 @@ def test_every_error_has_the_shape_of_its_api(document: dict[str, Any]) -> None:
                 continue
             shape = answer["schema"].get("properties", {})
             wanted = (
-                "error" if path.startswith(("/v1", "/ai/", "/auth/", "/account/", "/compute/")) else "detail"
+                "error" if path.startswith(("/v1", "/ai/", "/auth/", "/account/", "/compute/", "/data")) else "detail"
             )
             assert wanted in shape, (path, method, status)
 

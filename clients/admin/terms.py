@@ -21,12 +21,13 @@ from clients.models import Terms
 from marketplace.money import MoneyField
 
 MAY_CHANGE = "clients.add_terms"
-UNITS = ("input", "output", "request", "hour")
+UNITS = ("input", "output", "request", "hour", "training")
 WORDS = {
     "input": "per million prompt tokens",
     "output": "per million completion tokens",
     "request": "per request",
     "hour": "per GPU-hour",
+    "training": "per million tokens trained on",
 }
 EDGES = {"default": "Default price", "min": "Lowest price", "max": "Highest price"}
 PRICES = {f"{edge}_{unit}_price": f"{EDGES[edge]} {WORDS[unit]}" for edge in EDGES for unit in UNITS}
@@ -154,11 +155,11 @@ class TermsAdmin(ModelAdmin):
     def frozen(self, row: Terms) -> str:
         return "frozen" if row.payouts_frozen else "paid"
 
-    @display(description="default prices in / out / request / hour")
+    @display(description="default prices in / out / request / hour / training")
     def defaults(self, row: Terms) -> str:
         return " / ".join(rows.shown(getattr(row, f"default_{unit}_price")) for unit in UNITS)
 
-    @display(description="limits of prices in / out / request / hour")
+    @display(description="limits of prices in / out / request / hour / training")
     def limits(self, row: Terms) -> str:
         return " / ".join(_limits(row, unit) for unit in UNITS)
 

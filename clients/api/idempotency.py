@@ -42,31 +42,40 @@ def once(handler: Handler) -> Handler:
 
     @wraps(handler)
     def answer(self: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        _refuse_dry_run(request)
-        key = request.headers.get(idempotency.HEADER)
-        if key is None:
-            return handler(self, request, *args, **kwargs)
-        idempotency.check_key(key)
-        with transaction.atomic():
-            claimed = idempotency.claim(
-                client_id=caller(request).pk,
-                key=key,
-                request_sha256=idempotency.fingerprint(request.method or "", request.path, _body(request)),
-                now=timezone.now(),
-            )
-            if claimed.status is not None:
-                return _again(claimed)
-            response = handler(self, request, *args, **kwargs)
-            if response.status_code >= 400:
-                transaction.set_rollback(True)
-            else:
-                assert isinstance(response, Response)
-                idempotency.store(
-                    claimed, status=response.status_code, headers=_headers(response), body=_rendered(response)
-                )
-            return response
+        return carry_out(
+            request, lambda: handler(self, request, *args, **kwargs), said=lambda: _body(request)
+        )
 
     return cast(Handler, answer)
+
+
+def carry_out(
+    request: Request, effect: Callable[[], HttpResponseBase], *, said: Callable[[], bytes]
+) -> HttpResponseBase:
+    """The same for a part of a view: `effect` is in one transaction with its reply; `said` is what must be the same."""
+    _refuse_dry_run(request)
+    key = request.headers.get(idempotency.HEADER)
+    if key is None:
+        return effect()
+    idempotency.check_key(key)
+    with transaction.atomic():
+        claimed = idempotency.claim(
+            client_id=caller(request).pk,
+            key=key,
+            request_sha256=idempotency.fingerprint(request.method or "", request.path, said()),
+            now=timezone.now(),
+        )
+        if claimed.status is not None:
+            return _again(claimed)
+        response = effect()
+        if response.status_code >= 400:
+            transaction.set_rollback(True)
+        else:
+            assert isinstance(response, Response)
+            idempotency.store(
+                claimed, status=response.status_code, headers=_headers(response), body=_rendered(response)
+            )
+        return response
 
 
 def _refuse_dry_run(request: Request) -> None:

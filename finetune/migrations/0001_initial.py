@@ -164,7 +164,7 @@ class Migration(migrations.Migration):
             name='Deployment',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('status', models.CharField(choices=[('waiting', 'waits for another deployment of the same name'), ('loading', 'nodes load the model'), ('live', 'the name leads to it'), ('replaced', 'a later one took the name'), ('failed', 'failed; the name leads where it led'), ('refused', 'refused: another deployment was under way'), ('rolled_back', 'taken back')], max_length=11)),
+                ('status', models.CharField(choices=[('waiting', 'waits for another deployment of the same name'), ('loading', 'nodes load the model'), ('live', 'the name leads to it'), ('replaced', 'a later one took the name'), ('failed', 'failed; the name leads where it led'), ('refused', 'refused; the name leads where it led'), ('rolled_back', 'taken back')], max_length=11)),
                 ('wait_on_conflict', models.BooleanField(default=False)),
                 ('reason', models.CharField(blank=True, max_length=1000)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),

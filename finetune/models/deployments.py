@@ -13,7 +13,7 @@ class DeploymentStatus(models.TextChoices):
     LIVE = "live", "the name leads to it"
     REPLACED = "replaced", "a later one took the name"
     FAILED = "failed", "failed; the name leads where it led"
-    REFUSED = "refused", "refused: another deployment was under way"
+    REFUSED = "refused", "refused; the name leads where it led"
     ROLLED_BACK = "rolled_back", "taken back"
 
 

@@ -152,6 +152,11 @@ class Job(models.Model):
     def has_ended(self) -> bool:
         return self.status in self.ENDED
 
+    @property
+    def provider_share(self) -> int:
+        """The part of what was charged that the owner of the node got; the marketplace keeps the rest."""
+        return self.charged - self.fee if self.provider_id is not None else 0
+
 
 class AttemptOutcome(models.TextChoices):
     SUCCEEDED = "succeeded", "succeeded"

@@ -4,67 +4,73 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import signal
 import sys
 import threading
-import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from finetune.trainer import events, spec
+from finetune.trainer import events, spec, stopping
+from finetune.trainer.errors import Stopped, TrainingError
 from finetune.trainer.spec import Spec, WrongSpec
 
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 _PR_SET_PDEATHSIG = 1
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "warning",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def main() -> int:
     _die_with_parent()
+    events.claim_stdout()
+    stopping.listen()
     try:
         told = spec.read(Path(sys.argv[1]))
     except (IndexError, WrongSpec) as error:
-        events.say(events.FAILED, code="bad_spec", text=str(error), retry=False)
-        return 1
-    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return _train(told)
-
-
-def _train(told: Spec) -> int:
-    import torch  # noqa: PLC0415 - slow to import, and reads the environment
-
-    from finetune.trainer import causal  # noqa: PLC0415 - likewise
-    from finetune.trainer.telling import Stopped  # noqa: PLC0415 - likewise
-
-    resume = _newest(told.checkpoints)
-    torch.manual_seed(told.seed)
-    step = int(resume.name.rsplit("-", 1)[1]) if resume else 0
-    events.say(
-        events.STARTED, hardware=_hardware(torch), versions=_versions(), seed=told.seed, resumed_step=step
-    )
+        return _failed("bad_spec", str(error))
+    os.environ.update(_QUIET)
     try:
-        finished = causal.train(told, resume=resume)
+        events.say(events.FINISHED, **_train(told))
     except Stopped:
         return events.STOPPED_STATUS
-    except torch.cuda.OutOfMemoryError as error:
-        events.say(events.FAILED, code="out_of_memory", text=_first_line(error), retry=True)
-        return 1
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        events.say(events.FAILED, code="training_failed", text=_first_line(error), retry=False)
+    except TrainingError as error:
+        return _failed(error.code, str(error), retry=error.retry)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        # What the libraries below raise cannot be told in advance; the log has the rest.
+        _failed("training_failed", _first_line(error))
         raise
-    events.say(events.FINISHED, **finished)
     return 0
 
 
-def _newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole."""
-    found = [
-        path for path in folder.glob("checkpoint-*")
-        if re.fullmatch(r"checkpoint-\d+", path.name) and (path / "trainer_state.json").exists()
-    ]  # fmt: skip
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+def _train(told: Spec) -> dict[str, Any]:
+    from finetune.trainer import courses, devices  # noqa: PLC0415 - slow to import, and they read the environment
+
+    shelf = courses.shelf_of(told)
+    events.say(
+        events.STARTED, hardware=devices.hardware(told.device), versions=devices.versions(), seed=told.seed,
+        resumed_step=shelf.step(),
+    )  # fmt: skip
+    if told.parameters.get("search_trials", 0) > 1:
+        from finetune.trainer import search  # noqa: PLC0415 - likewise
+
+        return search.train(told, shelf)
+    return courses.train(told, shelf)
+
+
+def _failed(code: str, text: str, *, retry: bool = False) -> int:
+    events.say(events.FAILED, code=code, text=text, retry=retry)
+    return 1
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:500]
 
 
 def _die_with_parent() -> None:
@@ -76,40 +82,14 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
-        # With several GPUs a launcher stands in between.
-        first = os.getppid()
-        while os.getppid() == first:
-            time.sleep(1)
+        # The other end of our standard input is our parent's, and nobody writes there: it closes when the parent ends,
+        # also where a launcher (for several GPUs) stands in between, or where the parent was quicker than the line
+        # above.
+        while os.read(0, 1):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _hardware(torch: Any) -> dict[str, Any]:
-    if torch.cuda.is_available():
-        about = torch.cuda.get_device_properties(0)
-        memory = int(about.total_memory / 2**20)
-        return {
-            "device": "cuda",
-            "name": about.name,
-            "count": torch.cuda.device_count(),
-            "memory_mib": memory,
-        }
-    return {"device": "cpu", "name": f"{os.cpu_count()} CPU cores", "count": torch.get_num_threads()}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:500]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,27 @@ from finetune.trainer import events
 
 # What a trainer says while nobody listens waits here; a training that says more is slowed down.
 _MOST_WAITING = 10_000
+# What a trainer needs of our environment. It reads what strangers have sent, so it gets none of our secrets.
+_NEEDED = re.compile(
+    r"PATH|HOME|USER|TMPDIR|LANG|TZ|VIRTUAL_ENV|(LC|LD|PYTHON|XDG|HF|TORCH|TRITON|CUDA|NVIDIA|NCCL|HIP|ROCR|HSA|OMP|MKL|"
+    r"OPENBLAS|GOMP|KMP|ACCELERATE|TOKENIZERS|PYTORCH|TRAINER)_?.*"
+)
+_SECRET = re.compile(r"TOKEN$|KEY|SECRET|PASSWORD")
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if _NEEDED.fullmatch(name) and not _SECRET.search(name)
+    }
+
+
+def _command(spec: Path, gpus: int) -> list[str]:
+    several = (
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus), "-m"] if gpus > 1 else []
+    )
+    return [sys.executable, "-m", *several, "finetune.trainer", str(spec)]
 
 
 class Child:
@@ -23,21 +45,16 @@ class Child:
 
     def __init__(self, spec: Path, *, log: Path, gpus: int = 1, env: Mapping[str, str] | None = None) -> None:
         """Start it. Its standard error goes to the end of `log`. With several GPUs, a process for each."""
-        several = (
-            ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus), "-m"]
-            if gpus > 1
-            else []
-        )
-        command = [sys.executable, "-m", *several, "finetune.trainer", str(spec)]
         self._lines: queue.Queue[dict[str, Any]] = queue.Queue(_MOST_WAITING)
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command,
-                stdin=subprocess.DEVNULL,
+                _command(spec, gpus),
+                # Nothing is written there: it ends when we do, and with it the trainer.
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=Path(__file__).resolve().parents[2],
-                env={**os.environ, **(env or {}), "TRAINER_PARENT": str(os.getpid())},
+                env={**_environment(), **(env or {}), "TRAINER_PARENT": str(os.getpid())},
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -68,9 +85,18 @@ class Child:
 
     def status(self) -> int | None:
         """Its exit status once it has ended and everything it said was heard; negative for a signal."""
+        if self._has_died():
+            self.kill()  # whatever it has left behind would hold its output open
         if self._reader.is_alive() or not self._lines.empty():
             return None
         return self._process.wait()
+
+    def _has_died(self) -> bool:
+        """Whether it has ended and is still to be waited for, so that its number is nobody else's."""
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False
 
     def pause(self) -> None:
         """Have it write a checkpoint and stop."""
@@ -85,6 +111,8 @@ class Child:
         if self._process.poll() is None:
             self.kill()
         self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def _signal(self, number: int, *, whole_group: bool) -> None:
         try:

@@ -30,7 +30,8 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int) -> None:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
                 size, count = size + member.size, count + 1
-                if not member.isfile() or size > most_bytes or count > MOST_FILES:
+                is_plain = member.isfile() and not member.name.startswith("/")
+                if not is_plain or size > most_bytes or count > MOST_FILES:
                     raise BadArchive(f"{member.name}: not a plain file, or more than may be.")
                 tar.extract(member, folder, filter="data")
     except (tarfile.TarError, OSError, ValueError) as error:

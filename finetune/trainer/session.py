@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +22,19 @@ REPORT_EVERY_S, ASK_EVERY_S = 0.5, 1.0
 PAUSE_WITHIN_S = 60.0
 GO_ON, PAUSE, STOP = "go on", "pause", "stop"
 
+Wanted = Callable[[], bool]
+_LAST_BYTES = 4096
+
+
+class CalledOff(Exception):
+    """What was being handed in is not wanted any more."""
+
 
 class Desk(Protocol):
     """Whoever ordered the attempt. Every call waits for a marketplace that is away for a while.
 
-    `order` is called from a thread of its own, the others from the session's.
+    `order` is called from a thread of its own until all is over, the others from the session's. What takes long asks
+    `wanted` now and then, and raises CalledOff where the answer is no. OSError: it could not be done.
     """
 
     def order(self) -> str:
@@ -35,10 +43,10 @@ class Desk(Protocol):
     def report(self, heard: Sequence[dict[str, Any]]) -> None:
         """Pass on what the trainer has said."""
 
-    def keep_checkpoint(self, archive: Path, *, step: int, metrics: dict[str, Any]) -> None:
+    def keep_checkpoint(self, archive: Path, *, step: int, metrics: dict[str, Any], wanted: Wanted) -> None:
         """Store a state to go on from."""
 
-    def finish(self, folder: Path, said: dict[str, Any]) -> None:
+    def finish(self, folder: Path, said: dict[str, Any], *, wanted: Wanted) -> None:
         """Hand in the result. `said` is the trainer's `finished`."""
 
     def fail(self, *, code: str, reason: str, retry: bool) -> None: ...
@@ -48,38 +56,82 @@ class Desk(Protocol):
 
 
 class Session:
-    """Runs a trainer in its work folder and keeps its desk informed. `run` returns when the attempt is over."""
+    """Runs a trainer in its work folder and keeps its desk informed. `run` returns when the attempt is over.
 
-    def __init__(self, spec: Spec, desk: Desk, *, gpus: int = 1, limit_s: float | None = None) -> None:
-        self._spec, self._desk, self._gpus = spec, desk, gpus
-        self._folder = Path(spec.folder)
+    `spec` may be a function that brings everything into place first, and takes its time.
+    """
+
+    def __init__(
+        self,
+        spec: Spec | Callable[[Wanted], Spec],
+        desk: Desk,
+        *,
+        gpus: int = 1,
+        limit_s: float | None = None,
+        ask_every_s: float = ASK_EVERY_S,
+    ) -> None:
+        self._spec, self._desk, self._gpus, self._ask_every_s = spec, desk, gpus, ask_every_s
+        self._folder = Path()
+        self._child: Child | None = None
         self._ends_at = None if limit_s is None else time.monotonic() + limit_s
         self._finished: dict[str, Any] | None = None
         self._failed: dict[str, Any] | None = None
-        self._told = GO_ON
+        # What the desk said last, and what the trainer was told.
+        self._ordered = self._told = GO_ON
         self._kill_at: float | None = None
+        self._handed_back = threading.Event()
         self._over = threading.Event()
 
+    def hand_back(self) -> None:
+        """Have it stop with a checkpoint, to go on elsewhere. From any thread."""
+        self._handed_back.set()
+
     def run(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / "spec.json"
-        self._spec.write(path)
-        child = Child(path, log=self._folder / "trainer.log", gpus=self._gpus)
-        watcher = threading.Thread(target=self._watch, args=[child], daemon=True)
+        """Raises what the desk does when it cannot be told the end."""
+        watcher = threading.Thread(target=self._watch, daemon=True)
         watcher.start()
         try:
-            status = self._follow(child)
+            self._run()
+        except CalledOff:
+            self._desk.stopped()
         finally:
-            child.close()
+            if self._child is not None:
+                self._child.close()
             self._over.set()
             watcher.join()
+
+    def _run(self) -> None:
+        spec = self._spec if isinstance(self._spec, Spec) else self._spec(self._goes_on)
+        self._folder = Path(spec.folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "spec.json"
+        spec.write(path)
+        if not self._goes_on():
+            raise CalledOff
+        self._child = Child(path, log=self._folder / "trainer.log", gpus=self._gpus)
+        status = self._follow(self._child)
+        self._child.close()
         self._conclude(status)
 
-    def _watch(self, child: Child) -> None:
-        """Obey the desk at once, whatever the session is busy with."""
-        while not self._over.wait(ASK_EVERY_S):
-            self._obey(child, self._desk.order())
-            self._keep_time(child)
+    def _wanted(self) -> bool:
+        return self._ordered == GO_ON
+
+    def _goes_on(self) -> bool:
+        return self._told == GO_ON
+
+    def _watch(self) -> None:
+        """Obey the desk at once, whatever the session is busy with, and say until the end that the attempt lives."""
+        try:
+            while not self._over.wait(self._ask_every_s):
+                self._ordered = self._desk.order()
+                handed_back = self._handed_back.is_set() and self._ordered == GO_ON
+                self._obey(PAUSE if handed_back else self._ordered)
+                self._keep_time()
+        finally:
+            if not self._over.is_set():
+                # Nobody can say any more whether this is still wanted.
+                self._ordered = STOP
+                self._obey(STOP)
 
     def _follow(self, child: Child) -> int:
         while (status := child.status()) is None:
@@ -103,31 +155,40 @@ class Session:
         archive = self._folder / "checkpoint.tar"
         try:
             packing.pack(self._folder / str(event["folder"]), archive)
-            self._desk.keep_checkpoint(archive, step=int(event["step"]), metrics=event.get("metrics") or {})
+            self._desk.keep_checkpoint(
+                archive,
+                step=int(event["step"]),
+                metrics=event.get("metrics") or {},
+                wanted=lambda: self._ordered != STOP,
+            )
         except OSError as error:
             # The training goes on; only its way back is longer.
             logger.warning("A checkpoint was not kept: %s", error)
+        except CalledOff:
+            logger.info("A checkpoint is not wanted any more.")
         finally:
             archive.unlink(missing_ok=True)
 
-    def _obey(self, child: Child, word: str) -> None:
-        if word == self._told or self._told == STOP:
-            return
-        self._told = word
+    def _obey(self, word: str) -> None:
+        """Tell the trainer once; one that is started meanwhile is told at the next time."""
+        child = self._child
         if word == STOP:
-            child.kill()
-        elif word == PAUSE:
-            child.pause()
-            self._kill_at = time.monotonic() + PAUSE_WITHIN_S
-
-    def _keep_time(self, child: Child) -> None:
-        now = time.monotonic()
-        if self._kill_at is not None and now > self._kill_at:
-            child.kill()
-        if self._ends_at is not None and now > self._ends_at and self._told == GO_ON:
             self._told = STOP
+            if child is not None:
+                child.kill()
+        elif word == PAUSE and self._told != STOP:
+            self._told = PAUSE
+            if child is not None and self._kill_at is None:
+                self._kill_at = time.monotonic() + PAUSE_WITHIN_S
+                child.pause()
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if self._kill_at is not None and now > self._kill_at and self._child is not None:
+            self._child.kill()
+        if self._ends_at is not None and now > self._ends_at and self._told == GO_ON:
             self._failed = {"code": "time_limit", "text": "It took longer than it may.", "retry": False}
-            child.kill()
+            self._obey(STOP)
 
     def _conclude(self, status: int) -> None:
         if self._failed is not None:
@@ -137,10 +198,11 @@ class Session:
                 reason=str(said.get("text") or "The trainer failed."),
                 retry=bool(said.get("retry")),
             )
-        elif self._told != GO_ON or status == events.STOPPED_STATUS:
+        elif status == 0 and self._finished is not None and self._wanted():
+            said = self._finished
+            self._desk.finish(self._folder / str(said["folder"]), said, wanted=self._wanted)
+        elif self._told != GO_ON or not self._wanted() or status == events.STOPPED_STATUS:
             self._desk.stopped()
-        elif status == 0 and self._finished is not None:
-            self._desk.finish(self._folder / str(self._finished["folder"]), self._finished)
         else:
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             self._desk.fail(
@@ -148,9 +210,7 @@ class Session:
             )
 
     def _last_words(self) -> str:
-        lines = (self._folder / "trainer.log").read_text(errors="replace").strip().splitlines()
+        with (self._folder / "trainer.log").open("rb") as file:
+            file.seek(-min(file.seek(0, os.SEEK_END), _LAST_BYTES), os.SEEK_END)
+            lines = file.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "it said nothing."
-
-    def clean_up(self) -> None:
-        """Delete the work folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -24,7 +24,7 @@ class PriceAdmin(ReadOnly, ModelAdmin):
 
     list_display = (
         *("id", "at", "owner", "node_name", "model", amount("input_price"), amount("output_price")),
-        *(amount("request_price"), amount("hour_price")),
+        *(amount("request_price"), amount("hour_price"), amount("training_price")),
     )
     list_display_links = ("id", "at")
     list_filter = (("owner", AutocompleteSelectFilter), "at")
@@ -35,7 +35,7 @@ class PriceAdmin(ReadOnly, ModelAdmin):
     show_full_result_count = False
     fields = (
         *("at", "owner", "node_name", "model", amount("input_price"), amount("output_price")),
-        *(amount("request_price"), amount("hour_price")),
+        *(amount("request_price"), amount("hour_price"), amount("training_price")),
     )
     readonly_fields = ("node_name",)
 

@@ -20,6 +20,7 @@ from gpus import nodes, prices, states
 from gpus.api.fields import HARDWARE
 from gpus.liveness import Liveness
 from gpus.models import Gateway, Gpu, Node, NodeEvent, NodeState, Offer
+from gpus.talents import HostingTalent, Training
 from marketplace import money
 from marketplace.errors import MarketplaceError
 
@@ -79,13 +80,15 @@ class NodeAdmin(ModelAdmin):
         *("owner", "machine_id", "token_prefix", "live_state", "why", "what_to_do", "state_since"),
         *("last_heartbeat", "load", "models", "requests", "delivery", "push_url", "agent_version", "engine"),
         *("gateway", "draining", "maintenance", "drain_requested_at", "suspended_at", "suspended_reason"),
-        *("unreachable_since", "unreachable_why", "created_at", "per_hour", *HARDWARE),
+        *("unreachable_since", "unreachable_why", "created_at", "per_hour", "per_million", "trains", "hosts"),
+        *HARDWARE,
     )
     fieldsets = (
         (None, {"fields": ("name", "owner", "live_state", "why", "what_to_do", "state_since")}),
         ("Work", {"fields": ("last_heartbeat", "load", "models", "requests", "message")}),
+        ("Talents", {"fields": ("trains", "hosts")}),
         ("Placement", {"fields": ("region", "trusted")}),
-        ("Money", {"fields": ("per_hour",)}),
+        ("Money", {"fields": ("per_hour", "per_million")}),
         (
             "Connection",
             {
@@ -171,6 +174,35 @@ class NodeAdmin(ModelAdmin):
         asked = node.hour_price.hour_price if node.hour_price else None
         said = rows.shown(prices.hour_rate(asked, terms.current()))
         return said if node.hour_price else f"{said} (default)"
+
+    @display(description="price per million tokens trained on")
+    def per_million(self, node: Node) -> str:
+        asked = node.training_price.training_price if node.training_price else None
+        said = rows.shown(prices.training_rate(asked, terms.current()))
+        return said if node.training_price else f"{said} (default)"
+
+    @display(description="trains")
+    @rows.once
+    def trains(self, node: Node) -> str:
+        if node.training is None:
+            return "no models"
+        can = Training.read(node.training)
+        memory = f" with {can.memory_mib} MiB" if can.memory_mib else ""
+        busy = node.attempts.filter(ended_at=None).count()
+        return f"{' and '.join(can.methods)} models on {can.gpus} × {can.device}{memory}; {busy} of {can.slots} now"
+
+    @display(description="hosts")
+    @rows.once
+    def hosts(self, node: Node) -> str:
+        if node.hosting is None:
+            return "no models of others"
+        can = HostingTalent.read(node.hosting)
+        kinds = " and ".join(
+            word for word, is_so in (("adapters", can.adapters), ("all weights", can.full)) if is_so
+        )
+        there = list(node.hostings.select_related("model").order_by("model__name")[:20])
+        names = ", ".join(f"{each.model.name} ({each.state})" for each in there) or "none now"
+        return f"{' and '.join(can.families)} models by {can.engine} ({kinds}), at most {can.most}: {names}"
 
     @display(description="requests")
     def requests(self, node: Node) -> str:

@@ -9,9 +9,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from gpus.agent.engines import Engine
 from gpus.agent.engines.choose import engines as choose_engines
+from gpus.agent.errands import Errands
+from gpus.agent.hosting import Hosting
 from gpus.agent.intake import Intake
 from gpus.agent.marketplace import Marketplace, MarketplaceAway, MarketplaceRefused
 from gpus.agent.node import CannotJoin, Node
@@ -19,6 +22,7 @@ from gpus.agent.options import Options, WrongOption, parse
 from gpus.agent.pull import Puller
 from gpus.agent.push import PushServer
 from gpus.agent.state import StateError, StateFile
+from gpus.agent.training import Trainings
 
 LAST_BEAT_TIMEOUT_S = 5.0
 STOPPED_AT_ONCE = 130
@@ -32,6 +36,12 @@ class Agent:
         self._engines = list(engines)
         self._intake = Intake(engines)
         self._marketplace = Marketplace(options.marketplace)
+        self._trainings = Trainings(options, folder=states.folder, token=self._token, changed=self._beat_soon)
+        self._hosting = Hosting(
+            options, _host(self._engines), self._intake, session=self._marketplace.session
+        )
+        self._errands = Errands(self._marketplace, self._trainings, self._hosting, token=self._token)
+        self._hosting.ask = self._errands.look
         self._node = Node(
             options=options,
             marketplace=self._marketplace,
@@ -39,6 +49,8 @@ class Agent:
             engines=engines,
             states=states,
             drain=self._asked_to_drain,
+            talents=self._talents,
+            errands=self._errands.heard,
         )
         self._stop = asyncio.Event()
         self._resumed = asyncio.Event()
@@ -47,6 +59,16 @@ class Agent:
         self._push: PushServer | None = None
         self._main: asyncio.Task[int] | None = None
 
+    def _token(self) -> str:
+        return self._node.state.node_token
+
+    def _beat_soon(self) -> None:
+        self._node.beat_soon()
+
+    def _talents(self) -> dict[str, Any]:
+        """What this node does besides answering."""
+        return {"training": self._trainings.talent(), "hosting": self._hosting.talent()}
+
     async def run(self) -> int:
         """Serve until told to stop. The exit status."""
         self._main = asyncio.current_task()
@@ -54,6 +76,7 @@ class Agent:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self._signal)
         self._node.check()
+        self._hosting.start()
         try:
             for engine in self._engines:
                 await engine.start(self._node.beat_soon)
@@ -83,7 +106,8 @@ class Agent:
 
     async def _serve(self) -> int:
         delivery = await self._start_delivery()
-        tasks = [asyncio.create_task(self._node.keep_beating()), *delivery]
+        looking = [asyncio.create_task(each) for each in (self._node.keep_beating(), self._errands.run())]
+        tasks = [*looking, *delivery]
         try:
             while True:
                 await self._stop.wait()
@@ -110,6 +134,7 @@ class Agent:
             self._intake,
             target=self._node.target,
             on_drain=lambda: self._asked_to_drain(True),
+            on_errands=self._errands.look,
             connected=self._node.beat_soon,
             refused=self._node.beat_soon,
         )
@@ -122,7 +147,7 @@ class Agent:
         print(f"draining: {self._intake.active} requests to finish", flush=True)
         try:
             async with asyncio.timeout(self._options.drain_timeout_s):
-                await self._intake.drained()
+                await asyncio.gather(self._intake.drained(), self._trainings.drained())
                 if self._puller is not None:
                     await self._puller.finish()
             print("safe to stop", flush=True)
@@ -145,15 +170,24 @@ class Agent:
             self._stop.set()
             return
         self._intake.draining = False
+        self._trainings.resume()
+        self._errands.look()
         print("resumed", flush=True)
         self._node.beat_soon()
 
     async def _close(self) -> None:
+        await self._trainings.close()
+        await self._hosting.close()
         if self._push is not None:
             await self._push.stop()
         for engine in self._engines:
             await engine.close()
         await self._marketplace.close()
+
+
+def _host(engines: Sequence[Engine]) -> Engine | None:
+    """The engine that models of the marketplace's go to."""
+    return next(iter(engines), None)
 
 
 async def leave(options: Options, states: StateFile) -> int:

@@ -6,6 +6,7 @@ import logging
 import platform
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import cpuinfo
@@ -49,6 +50,38 @@ def load() -> dict[str, int | float]:
     finally:
         pynvml.nvmlShutdown()
     return found
+
+
+def compute(device: str) -> tuple[str, int, int]:
+    """Where a training would compute: "cuda" or "cpu", how many GPUs (1 for the processor), memory of all in MiB.
+
+    `device` is what the owner wants: cpu, cuda, cuda:1; empty for the best.
+    """
+    here = ("cpu", 1, psutil.virtual_memory().total // MIB)
+    if device == "cpu" or not _torch_sees_gpus():
+        return here
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return here
+    try:
+        found = [int(pynvml.nvmlDeviceGetMemoryInfo(each).total) // MIB for each in _handles()]
+    except pynvml.NVMLError as error:
+        logger.warning("NVML does not tell what GPUs there are: %s", error)
+        return here
+    finally:
+        pynvml.nvmlShutdown()
+    _, _, number = device.partition(":")
+    found = found[int(number) : int(number) + 1] if number.isdecimal() else found
+    return ("cuda", len(found), sum(found)) if found else here
+
+
+def _torch_sees_gpus() -> bool:
+    """Whether the torch that is installed was built for GPUs. Importing it to ask would take seconds, and memory."""
+    try:
+        return "+cpu" not in version("torch")
+    except PackageNotFoundError:
+        return False
 
 
 def _gpus() -> Iterator[str]:

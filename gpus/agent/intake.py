@@ -142,6 +142,10 @@ class Intake:
             for offer in engine.offers:
                 if offer.name == model:
                     return engine, offer
+        for engine in self._engines:
+            for offer in engine.untried:
+                if offer.name == model:
+                    return engine, offer
         raise NoSuchModel(f"This node does not serve {model!r} at the moment.")
 
     def slots(self, offer: Offer) -> Slots:

@@ -62,6 +62,14 @@ class Marketplace:
         body = {"node_token": node_token} | report
         return await self._call("POST", "llm_models/heartbeat/", body, token=node_token)
 
+    async def errands(self, *, node_token: str) -> dict[str, Any]:
+        """What the node is to do besides answering: {"host": […], "train": […]}."""
+        return await self._call("GET", "llm_models/errands/", None, token=node_token)
+
+    async def tell_errands(self, *, node_token: str, said: dict[str, Any]) -> None:
+        """How far the node is: {"host": [{"model", "revision", "state", "reason"}]}."""
+        await self._call("POST", "llm_models/errands/", said, token=node_token)
+
     async def deregister(self, *, node_token: str) -> None:
         await self._call("DELETE", "llm_models/deregister/", {"node_token": node_token}, token=node_token)
 
@@ -73,14 +81,16 @@ class Marketplace:
         url = URL(told) if told else own
         return own if _is_loopback(url) and not _is_loopback(own) else url
 
-    async def _call(self, method: str, path: str, body: dict[str, Any], *, token: str = "") -> dict[str, Any]:
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | None, *, token: str = ""
+    ) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {token}"} if token else {}
         )
         url = self.url.join(URL(path))
         try:
             async with self.session().request(
-                method, url, data=orjson.dumps(body), headers=headers
+                method, url, data=None if body is None else orjson.dumps(body), headers=headers
             ) as response:
                 status, text = response.status, await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -32,7 +32,11 @@ class CannotJoin(Exception):
 
 
 class Node:
-    """This machine for the marketplace. `drain` hears when a drain is asked for (True) or taken back."""
+    """This machine for the marketplace.
+
+    `drain` hears when a drain is asked for (True) or taken back; `errands` the number in each reply that goes up when
+    there is something to ask for. `talents` says what the node does besides answering, and may take a second.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,8 @@ class Node:
         engines: Sequence[Engine],
         states: StateFile,
         drain: Callable[[bool], None],
+        talents: Callable[[], dict[str, Any]] = dict,
+        errands: Callable[[Any], None] = lambda _number: None,
     ) -> None:
         self._options = options
         self._marketplace = marketplace
@@ -50,6 +56,8 @@ class Node:
         self._engines = list(engines)
         self._states = states
         self._drain = drain
+        self._talents = talents
+        self._errands = errands
         self._said: set[str] = set()
         self._state_heard: str | None = None
         self._state_said = ""
@@ -112,6 +120,7 @@ class Node:
             "name": options.name,
             "region": options.region,
             **({"hour_price": options.hour_price} if options.hour_price else {}),
+            **({"training_price": options.training_price} if options.training_price else {}),
         }
 
     async def _models_to_offer(self) -> None:
@@ -145,6 +154,7 @@ class Node:
         offers = self._intake.offers()
         options = self._options
         node: dict[str, Any] = await asyncio.to_thread(hardware.describe)
+        node |= await asyncio.to_thread(self._talents)
         node |= {
             "model_name": offers[0].name,
             "models": [offer.to_json() | options.prices for offer in offers],
@@ -158,6 +168,7 @@ class Node:
             "push_url": options.push_url,
             "region": options.region,
             "hour_price": options.hour_price,
+            "training_price": options.training_price,
         }
         return node | {key: value for key, value in wished.items() if value}
 
@@ -240,7 +251,8 @@ class Node:
     async def _report(self) -> dict[str, Any]:
         active = self._intake.active
         load = await asyncio.to_thread(hardware.load)
-        return {
+        talents = await asyncio.to_thread(self._talents)
+        return talents | {
             "models": self._models(),
             "status": "draining" if self._intake.draining else "online",
             "active_requests": active,
@@ -262,6 +274,7 @@ class Node:
             self._say_once(
                 f"this agent ({VERSION}) is too old for the marketplace, which wants {minimum}: update it"
             )
+        self._errands(reply.get("errands"))
         if "drain" in reply:
             self._drain(bool(reply["drain"]))
 

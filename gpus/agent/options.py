@@ -44,6 +44,16 @@ class Options:
     # Decimal tokens, as the registration takes them: of its models, and per GPU-hour.
     prices: dict[str, str] = field(default_factory=dict)
     hour_price: str = ""
+    # Training for others: whether, how many at once, and per million tokens.
+    train: bool = False
+    train_slots: int = 1
+    training_price: str = ""
+    # Serving models that the marketplace keeps: whether, how many, with how much room for their files.
+    hosting: bool = True
+    host_most: int = 4
+    host_cache_gib: float = 50.0
+    # A folder that the upstream server reads adapters from.
+    host_adapters: Path | None = None
     concurrency: int | None = None
     device: str = ""
     drain_timeout_s: float = 300.0
@@ -87,6 +97,13 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
         region=given.region,
         prices=_prices(given),
         hour_price=_price("--price-hour", given.price_hour),
+        train=given.train,
+        train_slots=_number("--train-slots", given.train_slots) or 1,
+        training_price=_price("--price-training", given.price_training),
+        hosting=not given.no_hosting,
+        host_most=_number("--host-most", given.host_most) or 1,
+        host_cache_gib=_seconds("--host-cache", given.host_cache, what="gibibytes"),
+        host_adapters=Path(given.host_adapters).expanduser().resolve() if given.host_adapters else None,
         concurrency=_number("--concurrency", given.concurrency),
         device=given.device,
         drain_timeout_s=_seconds("--drain-timeout", given.drain_timeout),
@@ -117,6 +134,20 @@ _TEXTS = {
     "price-output": ("PRICE", "", "what a million completion tokens cost"),
     "price-request": ("PRICE", "", "what each request costs besides"),
     "price-hour": ("PRICE", "", "what an hour of each GPU costs whoever wants the node alone"),
+    "price-training": (
+        "PRICE",
+        "",
+        "what training on a million tokens costs; by default what the hours cost",
+    ),
+    "train-slots": ("N", "1", "trainings at once, with --train"),
+    "host-most": ("N", "4", "how many of the marketplace's models to serve at once, when it asks to"),
+    "host-cache": ("GIB", "50", "how much room their files may take"),
+    "host-adapters": (
+        "DIR",
+        "",
+        "with --upstream: a folder that a vLLM server reads LoRA adapters from, to host them there "
+        "(it needs --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)",
+    ),
     "concurrency": ("N", "", "requests answered at once, per model"),
     "state-dir": ("DIR", "", "what the agent remembers (default ~/.local/share/gpu-marketplace-agent)"),
     "device": (
@@ -153,6 +184,18 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         default=environ.get(f"{PREFIX}WHEN_DRAINED") or "exit",
         help="when an operator drains the node: finish and exit, or stay and wait to be resumed",
     )
+    parser.add_argument(
+        "--train",
+        action="store_true",
+        default=_is_yes("AGENT_TRAIN", environ.get(f"{PREFIX}TRAIN", "")),
+        help="train models for others, with what requirements-worker.txt installs",
+    )
+    parser.add_argument(
+        "--no-hosting",
+        action="store_true",
+        default=_is_yes("AGENT_NO_HOSTING", environ.get(f"{PREFIX}NO_HOSTING", "")),
+        help="serve none of the marketplace's own models, such as those that others have tuned",
+    )
     parser.add_argument("--leave", action="store_true", help="remove the node from the marketplace, and exit")
     parser.add_argument("--version", action="version", version=VERSION)
     return parser
@@ -167,6 +210,8 @@ def _check(given: argparse.Namespace) -> None:
         raise WrongOption(
             "--push-listen needs --push-url, the URL at which the marketplace reaches this machine."
         )
+    if given.host_adapters and not given.upstream:
+        raise WrongOption("--host-adapters needs --upstream, a vLLM server that loads adapters.")
     if given.upstream_key and not given.upstream:
         raise WrongOption("--upstream-key needs --upstream.")
     if given.when_drained not in ("exit", "stay"):
@@ -233,19 +278,25 @@ def _prices(given: argparse.Namespace) -> dict[str, str]:
     return {name: price for name, price in found.items() if price}
 
 
+def _is_yes(option: str, text: str) -> bool:
+    if text.lower() not in ("", "0", "no", "false", "off", "1", "yes", "true", "on"):
+        raise WrongOption(f"{option}={text}: expected 1 or 0.")
+    return text.lower() in ("1", "yes", "true", "on")
+
+
 def _price(option: str, text: str) -> str:
     if text and not _AMOUNT.fullmatch(text):
         raise WrongOption(f"{option} {text}: expected a decimal number, such as 0.25.")
     return text
 
 
-def _seconds(option: str, text: str) -> float:
+def _seconds(option: str, text: str, *, what: str = "seconds") -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1
     if not 0 <= seconds < float("inf"):
-        raise WrongOption(f"{option} {text}: expected seconds.")
+        raise WrongOption(f"{option} {text}: expected {what}.")
     return seconds
 
 

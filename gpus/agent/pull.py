@@ -34,12 +34,14 @@ class Puller:
         *,
         target: Callable[[], tuple[URL, str]],
         on_drain: Callable[[], None],
+        on_errands: Callable[[], None],
         connected: Callable[[], None],
         refused: Callable[[], None],
     ) -> None:
         self._intake = intake
         self._target = target
         self._on_drain = on_drain
+        self._on_errands = on_errands
         self._connected = connected
         self._refused = refused
         self._link: Link | None = None
@@ -104,6 +106,8 @@ class Puller:
         kind = message.get("type")
         if kind == "drain":
             self._on_drain()
+        elif kind == "errands":
+            self._on_errands()
         elif kind == "bye":
             self._replaced = True
 

@@ -1,12 +1,13 @@
 """Fields that more than one endpoint takes."""
 
+from collections.abc import Callable
 from typing import Any
 
 from drf_yasg import openapi
 from rest_framework import serializers
 
 from clients.models import Client
-from gpus import offers
+from gpus import offers, talents
 from gpus.models import Gpu
 from gpus.offers import Named
 from marketplace.errors import Forbidden
@@ -86,6 +87,61 @@ class ModelsField(serializers.Field[list[Named], Any, Any, Any]):
 
     def to_internal_value(self, data: Any) -> list[Named]:
         return offers.parse(data)
+
+
+class TalentField(serializers.JSONField):
+    """What a node offers besides answering; `read` says what stands in it."""
+
+    def __init__(self, read: Callable[[Any], Any], **kwargs: Any) -> None:
+        self._read = read
+        super().__init__(required=False, allow_null=True, **kwargs)
+
+    def to_internal_value(self, data: Any) -> Any:
+        return self._read(data)
+
+
+class TrainingField(TalentField):
+    class Meta:
+        swagger_schema_fields = {
+            "type": openapi.TYPE_OBJECT,
+            "properties": {
+                "methods": {"type": "array", "items": {"type": "string", "enum": list(talents.METHODS)}},
+                "slots": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": 64,
+                    "description": "Trainings at once.",
+                },
+                "device": {"type": "string", "description": "cpu, or the name of the GPU."},
+                "gpus": {"type": "integer", "minimum": 1, "maximum": 64},
+                "memory_mib": {"type": "integer", "minimum": 0},
+            },
+        }
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(talents.Training.read, **kwargs)
+
+
+class HostingField(TalentField):
+    class Meta:
+        swagger_schema_fields = {
+            "type": openapi.TYPE_OBJECT,
+            "properties": {
+                "engine": {"type": "string", "enum": list(talents.ENGINES)},
+                "families": {"type": "array", "items": {"type": "string", "enum": list(talents.METHODS)}},
+                "adapters": {"type": "boolean", "description": "LoRA adapters over a base."},
+                "full": {"type": "boolean", "description": "Models with all of their weights."},
+                "most": {"type": "integer", "minimum": 0, "maximum": 1000, "description": "Models at once."},
+                "bases": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "What it serves already.",
+                },
+            },
+        }
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(talents.HostingTalent.read, **kwargs)
 
 
 class MetricsField(serializers.DictField):

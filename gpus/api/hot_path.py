@@ -9,8 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from gpus.api.fields import MetricsField, ModelsField
+from gpus.api.fields import HostingField, MetricsField, ModelsField, TrainingField
 from gpus.models import NodeState
+from marketplace.money import AmountField
 
 
 class HeartbeatRequest(serializers.Serializer[Any]):
@@ -22,6 +23,9 @@ class HeartbeatRequest(serializers.Serializer[Any]):
     active_requests = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
     agent_version = serializers.CharField(required=False, max_length=50)
     engine = serializers.CharField(required=False, max_length=200)
+    training = TrainingField(help_text="As it registered; null: it trains no longer.")
+    training_price = AmountField(required=False, help_text="Per million tokens trained on.")
+    hosting = HostingField(help_text="As it registered; null: it hosts no longer.")
     metrics = MetricsField(required=False, help_text="gpu_utilization, vram_used_mb, temperature_c, …")
 
 
@@ -39,6 +43,9 @@ class HeartbeatReply(serializers.Serializer[Any]):
     maintenance = serializers.BooleanField()
     minimum_agent_version = serializers.CharField()
     messages = serializers.ListField(child=serializers.CharField(), help_text="For the owner to read.")
+    errands = serializers.IntegerField(
+        help_text="When it is another number than before, there is something at GET /llm_models/errands/."
+    )
 
 
 class HeartbeatView(APIView):

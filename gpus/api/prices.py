@@ -20,7 +20,7 @@ from clients.models import Terms
 from gpus import prices
 from gpus.models import Node, Offer, Price
 from gpus.offers import MAX_MODELS
-from gpus.prices import HOUR, PARTS, Wish, Wishes
+from gpus.prices import HOUR, PARTS, TRAINING, Wish, Wishes
 from marketplace import money
 from marketplace.errors import InvalidRequest
 from marketplace.money import AmountField
@@ -46,6 +46,7 @@ class ChangePrices(Strict, serializers.Serializer[Any]):
     models = ModelPriceParts(many=True, required=False)
     all_models = PriceParts(required=False)
     hour_price = AmountField(required=False, help_text="Per GPU and hour, for allocations.")
+    training_price = AmountField(required=False, help_text="Per million tokens trained on.")
 
     def validate_models(self, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(models) > MAX_MODELS:
@@ -56,7 +57,7 @@ class ChangePrices(Strict, serializers.Serializer[Any]):
         """What was validated, in the domain's words."""
         said = self.validated_data
         models = {each["name"]: _wish(each) for each in said.get("models", ())}
-        return Wishes(_wish(said.get("all_models", {})), models, said.get(HOUR))
+        return Wishes(_wish(said.get("all_models", {})), models, said.get(HOUR), said.get(TRAINING))
 
 
 def _wish(said: dict[str, Any]) -> Wish:
@@ -86,6 +87,7 @@ class Limits(serializers.Serializer[Any]):
     output_price = Limit()
     request_price = Limit()
     hour_price = Limit()
+    training_price = Limit()
 
     class Meta:
         ref_name = "PriceLimits"
@@ -98,26 +100,32 @@ class NodePrices(serializers.Serializer[Any]):
     fee_bps = serializers.IntegerField(help_text="The marketplace's share of what is charged; 100 is 1 %.")
     hour_price = AmountField(help_text="Per GPU and hour, for allocations.")
     hour_price_asked = AmountField(allow_null=True, help_text="null: the marketplace's default applies.")
+    training_price = AmountField(
+        allow_null=True,
+        help_text="Per million tokens trained on. null: trainings cost what their hours cost.",
+    )
+    training_price_asked = AmountField(allow_null=True, help_text="null: none was asked.")
     models = ModelPrice(many=True)
     limits = Limits()
 
 
 class PastPrice(serializers.ModelSerializer[Price]):
-    """A price from `at` on. `model` is empty for the price of a GPU-hour."""
+    """A price from `at` on. `model` is empty for the price of a GPU-hour, and for that of training."""
 
     input_price = AmountField()
     output_price = AmountField()
     request_price = AmountField()
     hour_price = AmountField()
+    training_price = AmountField()
 
     class Meta:
         model = Price
-        fields = ("id", "model", *PARTS, HOUR, "at")
+        fields = ("id", "model", *PARTS, HOUR, TRAINING, "at")
         read_only_fields = fields
 
 
 def _own_node(request: Request, pk: int) -> Node:
-    me, rows = caller(request), Node.objects.select_related("hour_price")
+    me, rows = caller(request), Node.objects.select_related("hour_price", "training_price")
     found: Node = get_object_or_404(rows if me.is_staff else rows.filter(owner_id=me.pk), pk=pk)
     return found
 
@@ -146,7 +154,7 @@ class PricesView(APIView):
         asked.is_valid(raise_exception=True)
         if not asked.validated_data:
             raise InvalidRequest(
-                fields={"models": ["Say what is to change: models, all_models, hour_price."]}
+                fields={"models": ["Say what is to change: models, all_models, hour_price, training_price."]}
             )
         prices.change(node_id=node.pk, wishes=asked.wishes(), now=timezone.now())
         return Response(_shown(_own_node(request, pk)))
@@ -161,11 +169,21 @@ def _shown(node: Node) -> dict[str, Any]:
         "fee_bps": told.fee_bps,
         "hour_price": money.render(prices.hour_rate(asked, told)),
         "hour_price_asked": _rendered(asked),
+        **_training(node, told),
         "models": [_model(offer, told) for offer in offers],
         "limits": {
             part: {end: _rendered(getattr(told, f"{end}_{part}")) for end in ("min", "max")}
-            for part in (*PARTS, HOUR)
+            for part in (*PARTS, HOUR, TRAINING)
         },
+    }
+
+
+def _training(node: Node, told: Terms) -> dict[str, str | None]:
+    asked = None if node.training_price is None else node.training_price.training_price
+    by_the_hour = asked is None and node.hour_price is not None
+    return {
+        "training_price": None if by_the_hour else money.render(prices.training_rate(asked, told)),
+        "training_price_asked": _rendered(asked),
     }
 
 

@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 from clients.authentication import caller
 from clients.models import Client
 from gpus import nodes, push_urls
-from gpus.api.fields import HARDWARE, HardwareSerializer, ModelsField, UserField
+from gpus.api.fields import HARDWARE, HardwareSerializer, HostingField, ModelsField, TrainingField, UserField
 from gpus.models import Delivery, NodeState
 from gpus.nodes import Joining, Registered
 from gpus.offers import ModelSpec
@@ -50,11 +50,14 @@ class RegisterSerializer(HardwareSerializer):
     agent_version = serializers.CharField(max_length=50, required=False, allow_blank=True)
     engine = serializers.CharField(max_length=200, required=False, allow_blank=True)
     hour_price = AmountField(required=False, help_text="Per GPU and hour, for allocations.")
+    training = TrainingField(help_text="If it trains models too: what, how many at once, on which device.")
+    training_price = AmountField(required=False, help_text="Per million tokens trained on.")
+    hosting = HostingField(help_text="If it serves models that the marketplace keeps, when asked to.")
 
     class Meta(HardwareSerializer.Meta):
         fields = (
             *("user", "model_name", *HARDWARE, "machine_id", "name", "delivery", "push_url", "region"),
-            *("agent_version", "engine", "hour_price", "models"),
+            *("agent_version", "engine", "hour_price", "training", "training_price", "hosting", "models"),
         )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

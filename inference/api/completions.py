@@ -54,11 +54,13 @@ class Desk:
         """
         is_question = dry_run.wanted(call)
         try:
-            self.shelf.check(ask.model, ask.kind, ask.principal)
+            serving = self.shelf.check(ask.model, ask.kind, ask.principal)
         except ModelNotFound as missing:
             if not is_question:
                 self.relay.demand.count(ask.model, ask.kind.value, ask.policy, missing.code)
             raise
+        if serving != ask.model:
+            ask.lead_to(serving)
         if is_question:
             await call.answer(200, orjson.dumps(await dry_run.foresee(ask, self.gateway.directory)))
             return None

@@ -115,7 +115,7 @@ class ModelView(APIView):
         responses={200: OpenAIModelSerializer},
     )
     def get(self, request: Request, model: str) -> Response:
-        entry = catalogue.load().resolve(model.rstrip("/"), **_who(request))
+        entry = catalogue.load().resolve(model.rstrip("/"), **who(request))
         return Response(OpenAIModelSerializer(entry).data)
 
 
@@ -150,10 +150,11 @@ class AllModelsView(APIView):
 
 
 def _visible(request: Request) -> list[Entry]:
-    return catalogue.load().visible_to(**_who(request))
+    return catalogue.load().visible_to(**who(request))
 
 
-def _who(request: Request) -> dict[str, Any]:
+def who(request: Request) -> dict[str, Any]:
+    """What the catalogue wants to know of the caller."""
     me = caller(request)
     allowed = request.auth.allowed_models if isinstance(request.auth, Principal) else ()
     return {"client_id": me.pk, "is_staff": me.is_staff, "allowed": allowed}

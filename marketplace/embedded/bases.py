@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import django
+from django.core.exceptions import ImproperlyConfigured
 
-django.setup()  # before anything that needs the models
+try:
+    django.setup()  # before anything that needs the models
+except ImproperlyConfigured as error:
+    sys.exit(str(error))
 
 from gpus.agent.engines import folders
 from inference import imports

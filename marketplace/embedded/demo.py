@@ -1,89 +1,28 @@
-"""The main job in front of the user: one streamed prompt and one embedding, over HTTP like anybody's.
+"""The main job in front of the user, over HTTP like anybody's: a streamed prompt, an embedding, and two trainings.
 
-`python -m marketplace.embedded.demo URL` with the key in `API_KEY`. Exit status 0 if both were answered.
+`python -m marketplace.embedded.demo URL` with the key in `API_KEY`. Exit status 0 if all of it was done.
 """
 
-import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import requests
 
 from inference import verification
+from marketplace.embedded import story
+from marketplace.embedded.consumer import Consumer, Unanswered
 
 PROMPT = "Hello, who are you?"
 TEXT = "A marketplace for GPUs."
-MAX_TOKENS = 100
-TIMEOUT_S = 120
 # What the agent serves when nobody tells it what to serve.
 CHAT_MODEL = "toy-byte-llama"
-OWN_MODELS = (CHAT_MODEL, "sentence-transformers/all-MiniLM-L6-v2")
+EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+OWN_MODELS = (CHAT_MODEL, EMBEDDING_MODEL)
 TRY_AGAIN_S = 0.3
 # A node that has just connected is known to all web processes a moment later.
 MODELS_WITHIN_S = 60
-
-
-class Unanswered(Exception):
-    """The main job was not done. The message says why."""
-
-
-class Consumer:
-    """An application with an API key."""
-
-    def __init__(self, url: str, api_key: str) -> None:
-        self.url = url
-        self._session = requests.Session()
-        self._session.headers["Authorization"] = f"Bearer {api_key}"
-
-    def models(self) -> list[dict[str, Any]]:
-        return list(
-            self._answered(self._session.get(f"{self.url}/v1/models", timeout=TIMEOUT_S)).json()["data"]
-        )
-
-    def chat(self, model: str, prompt: str) -> tuple[requests.Response, Iterator[dict[str, Any]]]:
-        """The reply, whose headers name the node and the receipt, and its chunks as they arrive."""
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": MAX_TOKENS,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        reply = self._post("/v1/chat/completions", body, stream=True)
-        return reply, _chunks(reply)
-
-    def embed(self, model: str, text: str) -> requests.Response:
-        return self._post("/v1/embeddings", {"model": model, "input": text})
-
-    def get(self, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._answered(self._session.get(self.url + path, timeout=TIMEOUT_S)).json()
-        return found
-
-    def _post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> requests.Response:
-        return self._answered(
-            self._session.post(self.url + path, json=body, stream=stream, timeout=TIMEOUT_S)
-        )
-
-    @staticmethod
-    def _answered(reply: requests.Response) -> requests.Response:
-        if reply.status_code != 200:
-            raise Unanswered(f"{reply.request.method} {reply.url}: {reply.status_code} {reply.text[:500]}")
-        return reply
-
-
-def _chunks(reply: requests.Response) -> Iterator[dict[str, Any]]:
-    for line in reply.iter_lines(chunk_size=1):
-        if line == b"data: [DONE]":
-            return
-        if line.startswith(b"data: "):
-            chunk: dict[str, Any] = json.loads(line[6:])
-            if "error" in chunk:
-                raise Unanswered(f"The stream ended with an error: {chunk['error'].get('message')}")
-            yield chunk
-    raise Unanswered("The stream ended before it was complete.")
 
 
 def models_of(consumer: Consumer) -> tuple[str, str]:
@@ -163,8 +102,9 @@ def main() -> int:
         chat, embedding = models_of(consumer)
         show_chat(consumer, chat)
         show_embedding(consumer, embedding)
+        story.tell(consumer, chat=CHAT_MODEL, embedding=EMBEDDING_MODEL)
     except (Unanswered, requests.RequestException) as error:
-        print(f"\nThe prompt was not answered. {error}", file=sys.stderr)
+        print(f"\nIt did not work. {error}", file=sys.stderr)
         return 1
     return 0
 

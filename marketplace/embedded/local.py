@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from marketplace.embedded import programs, services
 from marketplace.embedded.home import PROJECT, Home, HomeUnusable
@@ -60,15 +61,23 @@ class LocalMarketplace:
         return self.listener.local_url
 
     @property
+    def _models(self) -> Path:
+        """Where the local node keeps its models."""
+        return self.home.folder / "models"
+
+    @property
     def credentials(self) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = json.loads(self.home.credentials.read_text())
         return found
 
     def demonstrate(self) -> bool:
         """The main job, once; whether it was done."""
-        key = {"API_KEY": self.credentials["consumer"]["api_key"]}
+        given = {
+            "API_KEY": self.credentials["consumer"]["api_key"],
+            "MODELS_DIR": str(self._models),
+        }
         command = [sys.executable, "-m", "marketplace.embedded.demo", self.url]
-        return self.supervisor.run(command, env=os.environ | key, cwd=PROJECT) == 0
+        return self.supervisor.run(command, env=os.environ | given, cwd=PROJECT) == 0
 
     def stay(self) -> None:
         """Look after everything until somebody asks to stop (Interrupted)."""
@@ -132,7 +141,7 @@ class LocalMarketplace:
         seen = _fingerprint()
         if not os.environ.get("DATABASE_URL") and self.home.remembered("bases") == seen:
             return
-        command = [sys.executable, "-m", "marketplace.embedded.bases", str(self.home.folder / "models")]
+        command = [sys.executable, "-m", "marketplace.embedded.bases", str(self._models)]
         if self.supervisor.run(command, env=self.env, cwd=PROJECT) != 0:
             raise StartFailed("The node's models could not be put into the catalogue.")
         self.home.remember("bases", seen)

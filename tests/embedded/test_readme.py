@@ -5,7 +5,9 @@ import re
 from marketplace.embedded.home import PROJECT
 
 # Named one by one in the README, made in a loop in the settings.
-THROTTLES = {f"THROTTLE_{scope}" for scope in ("LOGIN", "REGISTER", "RESET", "TOKEN", "TRANSFER", "WALLET")}
+THROTTLES = {
+    f"THROTTLE_{scope}" for scope in ("LOGIN", "REGISTER", "RESET", "TOKEN", "TRANSFER", "WALLET", "BROKER")
+}
 
 
 def test_the_readme_names_every_setting():

@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Marketplace:
     """A running marketplace, seen from outside.
 
-    Its parts are `postgres`, `valkey`, `web-1`, `web-2`, `worker`, `beat` and `agent`.
+    Its parts are `postgres`, `valkey`, `web-1`, `web-2`, `worker`, `trainer`, `beat` and `agent`.
     """
 
     def __init__(self, home: Path, process: subprocess.Popen[bytes]) -> None:
@@ -146,7 +146,8 @@ def marketplace() -> Iterator[Marketplace]:
     """The one that all stories use."""
     home = Path(tempfile.mkdtemp(prefix="marketplace-flow-"))
     home.chmod(0o755)
-    found = start(home)
+    # Nodes that are killed are given up soon, so that the stories are short.
+    found = start(home, TRAINING_LOST_AFTER_S="8")
     yield found
     stop(found)
     shutil.rmtree(home, ignore_errors=True)

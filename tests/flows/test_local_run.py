@@ -18,7 +18,7 @@ from marketplace.embedded.demo import OWN_MODELS
 from marketplace.embedded.home import PROJECT
 from tests.flows.conftest import eventually, start, stop
 
-PARTS = {"postgres", "valkey", "web-1", "web-2", "worker", "beat", "agent"}
+PARTS = {"postgres", "valkey", "web-1", "web-2", "worker", "trainer", "beat", "agent"}
 
 
 def test_every_part_answers(marketplace):
@@ -76,7 +76,7 @@ def test_credentials_are_shown_again_on_demand(marketplace):
     assert (marketplace.home / "credentials.json").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("name", ["web-1", "worker", "beat", "valkey", "postgres", "agent"])
+@pytest.mark.parametrize("name", ["web-1", "worker", "trainer", "beat", "valkey", "postgres", "agent"])
 def test_a_killed_part_comes_back(marketplace, name):
     marketplace.kill(name, with_signal=signal.SIGKILL)
     assert f"{name} ended (SIGKILL) and answers again after" in marketplace.printed()

@@ -124,10 +124,10 @@ def test_kinds_of_several_nodes_are_united(bob: Any) -> None:
     assert catalogue.load().entries["toy"].nodes == 2
 
 
-def test_reading_takes_four_queries(bob: Any, django_assert_num_queries: Any) -> None:
+def test_reading_takes_five_queries(bob: Any, django_assert_num_queries: Any) -> None:
     join(bob, *(ModelSpec(f"m{index}") for index in range(20)))
 
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         assert len(catalogue.load().entries) == 20
 
 

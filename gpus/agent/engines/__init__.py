@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -140,6 +141,34 @@ def openai_error(
     )
 
 
+class CannotHost(Exception):
+    """An engine cannot serve a model of the marketplace's. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A model of the marketplace's, as its files lie here. `base`: what an adapter lies over, folder None if loaded."""
+
+    name: str
+    digest: str
+    family: str
+    folder: Path
+    is_adapter: bool = False
+    base: str = ""
+    base_digest: str = ""
+    base_folder: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What offers call the revision."""
+        return self.digest[:12]
+
+    @property
+    def key(self) -> str:
+        """By what it can be asked before it is offered."""
+        return f"{self.name}@{self.label}"
+
+
 class Engine(ABC):
     """Something that holds models and answers requests for them."""
 
@@ -162,3 +191,34 @@ class Engine(ABC):
     @abstractmethod
     async def close(self) -> None:
         """End everything that runs."""
+
+    # --- Models of the marketplace's: nothing of it, unless an engine can ---------------------------------
+    @property
+    def hosting(self) -> dict[str, Any] | None:
+        """What it could host: {"engine", "families", "adapters", "full", "bases"}."""
+        return None
+
+    @property
+    def untried(self) -> list[Offer]:
+        """What can be asked by its key, and is not offered yet."""
+        return []
+
+    async def has_base(self, name: str, digest: str) -> bool:
+        """Whether it holds these weights already, so that adapters need no others."""
+        return False
+
+    def has_guest(self, guest: Guest) -> bool:
+        """Whether what was hosted is still there: a server may have been started anew."""
+        return True
+
+    async def host(self, guest: Guest) -> None:
+        """Load a model; it can be asked by its key then. Raises CannotHost."""
+        raise CannotHost("This engine hosts no models.")
+
+    def offer_guest(self, guest: Guest) -> None:
+        """From now on offer it by its name, instead of what was hosted under that name before."""
+        raise NotImplementedError
+
+    async def dismiss(self, guest: Guest) -> None:
+        """Hold it no longer. Answers that have begun go on. Harmless where it is not there."""
+        raise NotImplementedError

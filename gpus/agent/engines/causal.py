@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpus.agent.engines import asked as asking
+from gpus.agent.engines.adapters import Adapters
 from gpus.agent.engines.asked import Asked, BadRequest
 
 # /v1/completions generates this much where nothing is said; chat goes on until the model ends it.
@@ -20,20 +22,35 @@ _REPLACEMENT = "\ufffd"
 
 
 class Causal:
-    """A model from a folder. Everything here runs in the engine's computing thread."""
+    """A model from a folder, or an adapter over one. Everything but making it runs in the engine's computing thread."""
 
-    def __init__(self, folder: Path, *, device: str) -> None:
-        # safetensors only: pickled weights could run code.
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype="auto")
-        self.model = model.to(device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+    def __init__(self, folder: Path, *, device: str, base: Causal | None = None) -> None:
+        self._base = base
+        # Its adapter's name there; empty for the weights as they are.
+        self._adapter = ""
+        self._weights = Adapters(_load(folder, device)) if base is None else base._weights
+        has_own = base is None or (folder / "tokenizer_config.json").exists()
+        self.tokenizer = (
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if has_own else base.tokenizer  # type: ignore[union-attr]
+        )
         self.device = device
+        self._folder = folder
         self.kinds = ("chat", "completion") if self.tokenizer.chat_template else ("completion",)
         self.context_length = int(
             getattr(self.model.config, "max_position_embeddings", 0) or FALLBACK_CONTEXT
         )
         takes = inspect.signature(self.model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    def lay(self) -> None:
+        """Lay the adapter over its base, in the computing thread: others may be at work there."""
+        self._adapter = self._weights.add(self._folder)
+        weakref.finalize(self, self._weights.forget, self._adapter)
+
+    @property
+    def model(self) -> Any:
+        """The weights, with whichever adapter was used last."""
+        return self._weights.model
 
     def prepare(self, path: str, request: dict[str, Any]) -> tuple[list[int], Asked]:
         """The prompt's token ids, and how to go on from there. Raises BadRequest."""
@@ -86,12 +103,24 @@ class Causal:
             found.update(each if isinstance(each, list) else [each])
         return frozenset(each for each in found if isinstance(each, int))
 
-    @torch.inference_mode()
     def forward(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
         """The next token's logits after these, and the cache to go on with."""
+        self._weights.use(self._adapter)
+        return self._forward(ids, cache)
+
+    @torch.inference_mode()
+    def _forward(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
         tensor = torch.tensor([ids], device=self.device)
         out = self.model(input_ids=tensor, past_key_values=cache, use_cache=True, **self._last_only)
         return out.logits[0, -1].float(), out.past_key_values
+
+
+def _load(folder: Path, device: str) -> Any:
+    # safetensors only: pickled weights could run code, and so could Python that a model brings with it.
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, dtype="auto", trust_remote_code=False
+    )
+    return model.to(device).eval()
 
 
 class Generation:

@@ -33,4 +33,10 @@ def _upstream(options: Options) -> Upstream:
         tokenizer = FileTokenizer(options.tokenizer)
     names = dict(split_name(model) for model in options.models)
     wanted = Wanted(names=names, kinds=options.kinds, concurrency=options.concurrency)
-    return Upstream(options.upstream, key=options.upstream_key, wanted=wanted, tokenizer=tokenizer)
+    return Upstream(
+        options.upstream,
+        key=options.upstream_key,
+        wanted=wanted,
+        tokenizer=tokenizer,
+        adapters=options.host_adapters,
+    )

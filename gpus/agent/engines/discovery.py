@@ -7,7 +7,7 @@ Known shapes: OpenAI and vLLM `{"data": [{"id", "max_model_len"}]}`, llama.cpp (
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,17 @@ def base_url(text: str) -> URL:
     return URL(re.sub(r"(/v1)?/*$", "", text.strip()) + "/")
 
 
-async def discover(session: aiohttp.ClientSession, base: URL, wanted: Wanted) -> list[tuple[Offer, str]]:
-    """The models to offer, each with the upstream's own name for it. Raises EngineUnreachable."""
-    entries = await _listed(session, base)
+async def discover(
+    session: aiohttp.ClientSession,
+    base: URL,
+    wanted: Wanted,
+    is_other: Callable[[str, Any], bool] = lambda _name, _root: False,
+) -> list[tuple[Offer, str]]:
+    """The models to offer, each with the upstream's own name for it. Raises EngineUnreachable.
+
+    `is_other` says, by its name and `root`, what is listed but not the provider's to offer.
+    """
+    entries = [each for each in await _listed(session, base) if not is_other(_name(each), each.get("root"))]
     slots = await _slots(session, base) if _is_llama_cpp(entries) else None
     found = {name: entry for entry in entries if (name := _name(entry))}
     # What the provider names is believed: `transformers serve` lists its cache, but not the folder that it serves.

@@ -27,7 +27,11 @@ class Embedder:
 
     def __init__(self, folder: Path, *, device: str) -> None:
         self.model = SentenceTransformer(
-            str(folder), device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
+            str(folder),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
         )
         self.context_length = int(self.model.max_seq_length or 512)
 

@@ -10,19 +10,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from gpus.agent.engines import Answer, Engine, EngineFailed, Offer, folders
+from gpus import model_files
+from gpus.agent.engines import Answer, CannotHost, Engine, EngineFailed, Guest, Offer, folders
 from gpus.agent.engines import embedder as embedding
 from gpus.agent.engines.asked import BadRequest
 from gpus.agent.engines.causal import Causal
 from gpus.agent.engines.embedder import Embedder
 from gpus.agent.engines.folders import EMBEDDED, Source
 from gpus.agent.engines.generated import Shape, Streamed, whole
+from gpus.agent.engines.guests import Guests, first_line, warm_up
 from gpus.agent.options import Options, WrongOption
 
 T = TypeVar("T")
@@ -35,6 +39,7 @@ SMALL_PARAMETERS = 50_000_000
 class _Loaded:
     offer: Offer
     model: Causal | Embedder
+    folder: Path
 
 
 class Local(Engine):
@@ -50,25 +55,28 @@ class Local(Engine):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._cores = torch.get_num_threads()
         self._loaded: dict[str, _Loaded] = {}
-        self._offers: list[Offer] = []
+        self._guests = Guests(device=self._device, compute=self._compute, concurrency=self._concurrency)
+        self._changed: Callable[[], None] = lambda: None
 
     @property
     def offers(self) -> list[Offer]:
-        return self._offers
+        return [each.offer for each in self._loaded.values()] + self._guests.offers
 
     async def start(self, changed: Callable[[], None]) -> None:
         """Load the models. Raises WrongOption where one cannot be had."""
         for model in self._wanted:
             loaded = await self._compute(lambda model=model: self._load(model))  # type: ignore[misc]
             self._loaded[loaded.offer.name] = loaded
-        self._offers = [each.offer for each in self._loaded.values()]
+        self._changed = changed
         changed()
 
     async def close(self) -> None:
+        self._guests.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def open(self, path: str, body: bytes, request: dict[str, Any]) -> Answer:
-        model = self._loaded[request["model"]].model
+        name = request["model"]
+        model = self._loaded[name].model if name in self._loaded else self._guests.model(name)
         try:
             if isinstance(model, Embedder):
                 return await self._embed(model, request)
@@ -105,12 +113,50 @@ class Local(Engine):
         try:
             model = (Embedder if source.embeds else Causal)(source.folder, device=self._device)
         except (OSError, ValueError, KeyError) as error:
-            raise WrongOption(f"The model {text} cannot be loaded: {_first_line(error)}") from error
+            raise WrongOption(f"The model {text} cannot be loaded: {first_line(error)}") from error
+        self._use_cores(model)
+        warm_up(model)
+        print(f"serving {source.name} on {self._device}", flush=True)
+        return _Loaded(self._offer(source, model), model, source.folder)
+
+    def _use_cores(self, model: Causal | Embedder) -> None:
         if not _is_small(model) or any(not _is_small(each.model) for each in self._loaded.values()):
             torch.set_num_threads(self._cores)
-        _warm_up(model)
-        print(f"serving {source.name} on {self._device}", flush=True)
-        return _Loaded(self._offer(source, model), model)
+
+    # --- Models of the marketplace's ---------------------------------------------------------------------
+    @property
+    def hosting(self) -> dict[str, Any]:
+        return {
+            "engine": "transformers",
+            "families": [model_files.CAUSAL, model_files.EMBEDDING],
+            "adapters": find_spec("peft") is not None,
+            "full": True,
+            "bases": [name for name, each in self._loaded.items() if isinstance(each.model, Causal)],
+        }
+
+    @property
+    def untried(self) -> list[Offer]:
+        return self._guests.untried
+
+    async def has_base(self, name: str, digest: str) -> bool:
+        own = self._loaded.get(name)
+        if own is None or not isinstance(own.model, Causal):
+            return self._guests.has(digest)
+        return await self._guests.is_same(own.model, own.folder, digest) or self._guests.has(digest)
+
+    async def host(self, guest: Guest) -> None:
+        if guest.name in self._loaded:
+            raise CannotHost(f"This node serves a model of its own as {guest.name}.")
+        model = await self._guests.load(guest)
+        await self._compute(lambda: self._use_cores(model))
+
+    def offer_guest(self, guest: Guest) -> None:
+        self._guests.offer(guest)
+        self._changed()
+
+    async def dismiss(self, guest: Guest) -> None:
+        if self._guests.dismiss(guest):
+            self._changed()
 
     def _offer(self, source: Source, model: Causal | Embedder) -> Offer:
         return Offer(
@@ -127,7 +173,7 @@ async def _translated(future: asyncio.Future[T]) -> T:
     try:
         return await future
     except RuntimeError as error:  # torch's, out of memory included
-        raise EngineFailed(f"The model failed: {_first_line(error)}") from error
+        raise EngineFailed(f"The model failed: {first_line(error)}") from error
 
 
 def _device(wanted: str) -> str:
@@ -136,23 +182,9 @@ def _device(wanted: str) -> str:
     try:
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        raise WrongOption(f"--device {wanted}: {_first_line(error)}") from error
+        raise WrongOption(f"--device {wanted}: {first_line(error)}") from error
     return wanted
 
 
 def _is_small(model: Causal | Embedder) -> bool:
     return bool(sum(each.numel() for each in model.model.parameters()) < SMALL_PARAMETERS)
-
-
-def _warm_up(model: Causal | Embedder) -> None:
-    """The first call is slow: let it not be a consumer's."""
-    if isinstance(model, Embedder):
-        list(model.encode(["warm up"]))
-    else:
-        cache = None
-        for _ in range(3):
-            _, cache = model.forward([0], cache)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]

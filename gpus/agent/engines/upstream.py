@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,14 +18,17 @@ from gpus.agent.engines import (
     SSE_TYPE,
     Answer,
     Busy,
+    CannotHost,
     Engine,
     EngineFailed,
     EngineUnreachable,
+    Guest,
     NoSuchModel,
     Offer,
     Usage,
     Whole,
 )
+from gpus.agent.engines.borrowed import Borrowed
 from gpus.agent.engines.discovery import DISCOVERY_TIMEOUT, Wanted, base_url, discover
 from gpus.agent.engines.metering import Meter, ServerTokenizer, Tokenizer
 
@@ -72,13 +76,20 @@ class Upstream(Engine):
     """Fronts one server. Its models are looked up every minute, and in back-off while it is away."""
 
     def __init__(
-        self, url: str, *, key: str = "", wanted: Wanted, tokenizer: Tokenizer | None = None
+        self,
+        url: str,
+        *,
+        key: str = "",
+        wanted: Wanted,
+        tokenizer: Tokenizer | None = None,
+        adapters: Path | None = None,
     ) -> None:
         self.title = "openai-compatible server"
         self._base = base_url(url)
         self._key = key
         self._wanted = wanted
         self._tokenizer = tokenizer
+        self._borrowed = None if adapters is None else Borrowed(self._base, adapters)
         self._found: list[tuple[Offer, str]] = []
         self._offers: list[Offer] = []
         self._own_names: dict[str, str] = {}
@@ -91,7 +102,9 @@ class Upstream(Engine):
 
     @property
     def offers(self) -> list[Offer]:
-        return self._offers
+        if self._borrowed is None or not self._offers:
+            return self._offers
+        return self._offers + self._borrowed.offers
 
     async def start(self, changed: Callable[[], None]) -> None:
         headers = {
@@ -139,7 +152,7 @@ class Upstream(Engine):
 
     async def _look(self) -> None:
         try:
-            found = await discover(self._session, self._base, self._wanted)
+            found = await self._discovered()
         except EngineUnreachable as error:
             logger.debug("%s", error)
             found = []
@@ -152,6 +165,24 @@ class Upstream(Engine):
             logger.info("%s offers %s", self._base, names)
             self._changed()
 
+    async def _discovered(self) -> list[tuple[Offer, str]]:
+        """Raises EngineUnreachable."""
+        borrowed = self._borrowed
+        if borrowed is None:
+            return await discover(self._session, self._base, self._wanted)
+        before, there = borrowed.loaded, set()
+
+        def is_other(own: str, root: Any) -> bool:
+            if not borrowed.is_ours(own, root):
+                return False
+            there.add(own)
+            return True
+
+        found = await discover(self._session, self._base, self._wanted, is_other)
+        if found and borrowed.forget(before - there):
+            self._changed()
+        return found
+
     def _lost(self) -> None:
         """The server cannot be reached: offer nothing until it is found again."""
         if self._offers:
@@ -159,9 +190,52 @@ class Upstream(Engine):
             self._changed()
         self._look_again.set()
 
+    # --- Models of the marketplace's ---------------------------------------------------------------------
+    @property
+    def hosting(self) -> dict[str, Any] | None:
+        if self._borrowed is None:
+            return None
+        bases = [offer.name for offer in self._offers]
+        return {"engine": "vllm", "families": ["causal"], "adapters": True, "full": False, "bases": bases}
+
+    @property
+    def untried(self) -> list[Offer]:
+        return [] if self._borrowed is None else self._borrowed.untried
+
+    async def has_base(self, name: str, digest: str) -> bool:
+        # What a server has loaded cannot be checked; the provider answers for the names.
+        return any(offer.name == name for offer in self._offers)
+
+    def has_guest(self, guest: Guest) -> bool:
+        return self._borrowed is not None and guest.key in self._borrowed.loaded
+
+    async def host(self, guest: Guest) -> None:
+        base = next((offer for offer in self._offers if offer.name == guest.base), None)
+        if self._borrowed is None or base is None:
+            raise CannotHost(
+                f"This node does not serve {guest.base or 'full models'}, which it would lie over."
+            )
+        if any(offer.name == guest.name for offer in self._offers):
+            raise CannotHost(f"This node serves a model of its own as {guest.name}.")
+        await self._borrowed.load(self._session, guest, base)
+
+    def offer_guest(self, guest: Guest) -> None:
+        if self._borrowed is not None:
+            self._borrowed.offer(guest)
+            self._changed()
+
+    async def dismiss(self, guest: Guest) -> None:
+        if self._borrowed is not None:
+            await self._borrowed.unload(self._session, guest)
+            self._changed()
+
+    def _own_name(self, name: str) -> str | None:
+        own = None if self._borrowed is None else self._borrowed.own_name(name)
+        return own or self._own_names.get(name)
+
     # --- Answers -----------------------------------------------------------------------------------------
     async def open(self, path: str, body: bytes, request: dict[str, Any]) -> Answer:
-        if self._own_names and (own := self._own_names.get(request["model"])) is not None:
+        if (own := self._own_name(request["model"])) is not None and own != request["model"]:
             request = request | {"model": own}
             body = orjson.dumps(request)
         has_options = "stream_options" in request

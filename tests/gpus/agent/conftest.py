@@ -79,6 +79,7 @@ async def pulled(
             intake,
             target=lambda: (target, "node-token"),
             on_drain=drain,
+            on_errands=lambda: None,
             connected=lambda: None,
             refused=refused,
         )
