@@ -33,6 +33,8 @@ from finetune.trainer.spec import Spec
 HOME = BENCH_HOME / "training"
 PROMISE, SAME_LOSS = 1.05, 1e-4
 SEED = 11
+# As the trainer program has it: on a machine that does something else too, spinning threads would be all one measures.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def plain(spec: Spec) -> Sample:
     """The script, as a process of its own."""
     folder = _fresh(spec)
     (folder / "spec.json").write_text(json.dumps(asdict(spec)))
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **PATIENT}
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.training_plain_{spec.method}", str(folder / "spec.json")],

@@ -44,6 +44,12 @@ def find(said: str, *, owner: Client | None, allowed: Collection[str] = ()) -> R
     return found
 
 
+def why_needed(model: Model) -> str:
+    """What a model must not be deleted for, as a sentence; empty if nothing."""
+    job = Job.objects.filter(base__model=model).exclude(status__in=Job.ENDED).first()
+    return f"Job {job.uid} is trained from it. Cancel that or wait for its end." if job is not None else ""
+
+
 def visible_to(owner: Client | None) -> QuerySet[Model]:
     """The models that somebody may have trained further, as far as the catalogue decides."""
     rows = Model.objects.filter(hidden=False)

@@ -23,9 +23,9 @@ from django.db.models import QuerySet
 from clients import ledger, terms
 from clients.models import AccountKind, Client, TransferKind
 from finetune import journal, quotes
-from finetune.models import Attempt, Dataset, Face, Job, JobStatus, Method, Where
+from finetune.models import Attempt, Dataset, Face, Job, JobStatus, Where
 from finetune.quotes import Quote
-from inference.models import Revision
+from inference.models import Model, Revision
 from marketplace import money
 from marketplace.errors import Conflict, NotFound
 
@@ -78,11 +78,12 @@ class Order:
 def start(order: Order, *, now: datetime) -> Job:
     """Record a job, hold its price, and ring for a worker.
 
-    Raises DatasetUnusable, what `ledger.hold` does, and IntegrityError where the idempotency key or the nonce is taken.
+    Raises NotTrainable, DatasetUnusable, what `ledger.hold` does, and IntegrityError where the idempotency key or the
+    nonce is taken.
     """
     quote = order.quote
     with transaction.atomic():
-        _keep_datasets(order.dataset, order.validation, method=quote.method)
+        _keep(order.base, order.dataset, order.validation)
         job = Job.objects.create(
             owner=order.owner, api_key_id=order.api_key_id, face=order.face, method=quote.method, base=order.base,
             dataset=order.dataset, validation=order.validation, parameters=quote.parameters, asked=order.asked,
@@ -99,8 +100,10 @@ def start(order: Order, *, now: datetime) -> Job:
     return job
 
 
-def _keep_datasets(*datasets: Dataset | None, method: Method) -> None:
-    """Lock what is trained on, so that it is not deleted meanwhile. Raises DatasetUnusable."""
+def _keep(base: Revision, *datasets: Dataset | None) -> None:
+    """Lock what a job needs, so that it is not deleted meanwhile. Raises NotTrainable, DatasetUnusable."""
+    Model.objects.select_for_update(no_key=True).get(pk=base.model_id)
+    method = quotes.method_of(base)
     wanted = {each.pk for each in datasets if each is not None}
     for each in Dataset.objects.select_for_update(no_key=True).filter(pk__in=wanted).order_by("pk"):
         quotes.check_dataset(each, method)
@@ -193,7 +196,7 @@ def restart(job: Job, *, quote: Quote, now: datetime) -> Job:
             return
         if not locked.has_ended:
             raise WrongState(locked, "has ended can be restarted")
-        _keep_datasets(locked.dataset, locked.validation, method=quote.method)
+        _keep(locked.base, locked.dataset, locked.validation)
         locked.run += 1
         locked.price, locked.tokens, locked.epochs = quote.price, quote.tokens, quote.epochs
         locked.parameters = quote.parameters

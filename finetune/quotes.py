@@ -117,6 +117,8 @@ def make(
 
 def method_of(base: Revision) -> Method:
     """How a model is trained. Raises NotTrainable."""
+    if not base.files.exists():
+        raise NotTrainable("The model that it starts from has been deleted.")
     if base.family == Family.OTHER:
         raise NotTrainable(f"{base.model.name} is no model that can be trained here.")
     return Method(base.family)

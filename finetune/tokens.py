@@ -51,6 +51,8 @@ def _counted(rows: Blob, tokenizer_file: Blob) -> int:
     with files.opened(tokenizer_file) as file:
         tokenizer = Tokenizer.from_buffer(file.read())
     tokenizer.no_truncation()
+    # Some models' tokenizers fill every text up to one length.
+    tokenizer.no_padding()
     read = found = 0
     with files.opened(rows) as file:
         lines = iter(file)

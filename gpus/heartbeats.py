@@ -155,12 +155,12 @@ def _heard(said: dict[str, Any]) -> _Heard:
 
 def _talents(said: dict[str, Any]) -> dict[str, Any]:
     """What it offers besides answering, as far as it speaks of it: null takes it back."""
-    shapes = {"training": Training, "hosting": HostingTalent}
-    return {
-        name: None if said[name] is None else shape.read(said[name]).to_json()
-        for name, shape in shapes.items()
-        if name in said
-    }
+    found: dict[str, Any] = {name: said[name] for name in ("training", "hosting") if name in said}
+    if found.get("training") is not None:
+        found["training"] = Training.read(found["training"]).to_json()
+    if found.get("hosting") is not None:
+        found["hosting"] = HostingTalent.read(found["hosting"]).to_json()
+    return found
 
 
 def _price(said: dict[str, Any]) -> int | None:

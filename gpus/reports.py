@@ -36,7 +36,7 @@ def hear(
     `talents`: "training" and "hosting", as far as it speaks of them. Raises PriceOutOfRange.
     """
     texts = {"agent_version": agent_version, "engine": engine}
-    said = {key: value for key, value in texts.items() if value is not None} | talents
+    said: dict[str, Any] = {key: value for key, value in texts.items() if value is not None} | dict(talents)
     with transaction.atomic():
         Node.objects.filter(pk=node_id).update(
             draining=draining, maintenance=maintenance, changed_at=now, **said

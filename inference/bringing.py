@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +17,7 @@ from django.db.models import ProtectedError
 from clients import files, quotas
 from clients.models import Blob, Client
 from inference import archives, catalogue, hosting, revisions, weights
-from inference.models import Family, Model, Revision, RevisionKind, Source
+from inference.models import Family, Model, Revision, RevisionFile, RevisionKind, Source
 from inference.weights import BadWeights
 from marketplace import bus, storage
 from marketplace.errors import Conflict, InvalidRequest
@@ -227,25 +227,49 @@ def publish(model: Model, *, published: bool, now: datetime) -> None:
         transaction.on_commit(lambda: bus.announce(hosting.TOPIC, model.name))
 
 
+# Those above this app who may need a model: a sentence that says what for, or nothing.
+_needs: list[Callable[[Model], str]] = []
+
+
+def ask_before_deleting(needs: Callable[[Model], str]) -> None:
+    """Have somebody asked, under the lock of the model's row, whether a model is needed."""
+    _needs.append(needs)
+
+
 def delete(model: Model) -> None:
-    """Delete a model with its revisions. Raises InUse where names lead to it or something was made from it."""
+    """Delete a model with its revisions; what happened with it keeps a name without files.
+
+    Raises InUse where names lead to it, an adapter lies over it, or something that goes on needs it.
+    """
     names = sorted(model.aliases.values_list("name", flat=True))
     if names:
         raise InUse(
             f"It is what {' and '.join(names[:3])} stands for. Deploy something else under that name first."
         )
-    derived = Revision.objects.filter(base__model=model).exclude(model=model).select_related("model")
-    if made := sorted({revision.model.name for revision in derived[:100]}):
-        raise InUse(f"{' and '.join(made[:3])} was made from it. Delete that first.")
-    try:
-        with transaction.atomic():
-            Model.objects.select_for_update().get(pk=model.pk)
-            hosting.drop(model)
-            # Adapters lie over revisions of the same model as well: the newest first.
-            for revision in model.revisions.order_by("-pk"):
-                revision.delete()
-            model.delete()
-            transaction.on_commit(lambda: bus.announce(hosting.TOPIC, model.name))
-    except ProtectedError as error:
-        what = sorted({each._meta.verbose_name for each in error.protected_objects})
-        raise InUse(f"It is in use: by a {' and a '.join(map(str, what[:3]))}.") from None
+    over = Revision.objects.filter(base__model=model, kind=RevisionKind.ADAPTER).exclude(model=model)
+    over = over.exclude(files=None).select_related("model")
+    if made := sorted({revision.model.name for revision in over[:100]}):
+        raise InUse(f"{' and '.join(made[:3])} lies over it. Delete that first.")
+    with transaction.atomic():
+        Model.objects.select_for_update().get(pk=model.pk)
+        for needs in _needs:
+            if reason := needs(model):
+                raise InUse(reason)
+        hosting.drop(model)
+        try:
+            with transaction.atomic():
+                # Adapters lie over revisions of the same model as well: the newest first.
+                for revision in model.revisions.order_by("-pk"):
+                    revision.delete()
+                model.delete()
+        except ProtectedError:
+            _empty(model)
+        transaction.on_commit(lambda: bus.announce(hosting.TOPIC, model.name))
+
+
+def _empty(model: Model) -> None:
+    """Leave of a model what records of the past point to: a name that nobody can ask for, and no files."""
+    RevisionFile.objects.filter(revision__model=model).delete()
+    Model.objects.filter(pk=model.pk).update(
+        name=f"{model.name[:230]} (deleted {model.pk})", hidden=True, published_at=None, revision=None
+    )

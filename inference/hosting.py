@@ -168,6 +168,21 @@ def drop(model: Model, *, node_ids: Iterable[int] | None = None) -> int:
     return gone
 
 
+def move(row: Hosting, *, now: datetime) -> Hosting | None:
+    """Take a model from a node, which is not asked again for a while, and ask another. None where no other can."""
+    with transaction.atomic():
+        Model.objects.select_for_update(no_key=True).filter(pk=row.model_id).first()
+        Hosting.objects.filter(pk=row.pk).update(
+            revision=row.model.revision_id,
+            state=HostingState.FAILED,
+            reason="An operator took it away.",
+            changed_at=now,
+        )
+        nodes.send_for_errands(row.node_id)
+        _announce()
+        return want(row.model, now=now)
+
+
 def _forget(rows: QuerySet[Hosting]) -> int:
     gone = list(rows.values_list("pk", "node_id"))
     Hosting.objects.filter(pk__in=[pk for pk, _ in gone]).delete()

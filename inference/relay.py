@@ -31,7 +31,7 @@ from inference.journal import Journal, Record
 from inference.metering import StreamMeter, Usage
 from inference.models import Kind, Status, UsageSource
 from inference.runs import Ask, Run
-from inference.shelf import Shelf
+from inference.shelf import ModelLoading, Shelf
 from marketplace import background
 from marketplace.errors import BadGateway, DeadlineExceeded, InternalError, InvalidRequest, MarketplaceError
 from marketplace.groupcommit import NotRecorded, Part
@@ -53,16 +53,6 @@ PATHS = {
     Kind.COMPLETION: "/v1/completions",
     Kind.EMBEDDING: "/v1/embeddings",
 }
-
-
-class ModelLoading(NoCapacity):
-    code = "model_loading"
-
-    def __init__(self, model: str) -> None:
-        super().__init__(
-            f"No node serves {model} yet: it is being loaded, or waits for a node that can host it.",
-            retry_after=3,
-        )
 
 
 class NodesFailed(BadGateway):

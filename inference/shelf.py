@@ -15,8 +15,9 @@ from django.db import close_old_connections
 
 from clients.credentials import Principal
 from gpus.directory import Directory
+from gpus.placement import NoCapacity
 from inference import catalogue, hosting
-from inference.catalogue import Catalogue, Entry
+from inference.catalogue import Catalogue, Entry, ModelNotFound, NoTarget
 from inference.models import Kind
 from marketplace import background
 from marketplace.bus import Bus
@@ -25,6 +26,8 @@ from marketplace.errors import Forbidden, InvalidRequest
 logger = logging.getLogger(__name__)
 
 READ_EVERY_S, TOGETHER_S, AGAIN_S = 3.0, 0.05, 1.0
+# Who asks for a name that is not known has the catalogue read again, so long after it was read last.
+UNKNOWN_AFTER_S, UNKNOWN_WITHIN_S = 0.5, 2.0
 # Whoever changes what there is announces it here.
 TOPIC = hosting.TOPIC
 
@@ -37,6 +40,16 @@ class KindNotSupported(InvalidRequest):
     code = "unsupported_kind"
 
 
+class ModelLoading(NoCapacity):
+    code = "model_loading"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"No node serves {model} yet: it is being loaded, or waits for a node that can host it.",
+            retry_after=3,
+        )
+
+
 class Shelf:
     """The catalogue as one process knows it."""
 
@@ -44,6 +57,9 @@ class Shelf:
         self._directory = directory
         self._catalogue = Catalogue()
         self._ring = asyncio.Event()
+        self._read_at = 0.0
+        # Done when a reading ends that has not begun yet.
+        self._next_reading: asyncio.Future[None] | None = None
 
     async def start(self, bus: Bus | None = None) -> None:
         if bus is not None:
@@ -68,13 +84,38 @@ class Shelf:
             await self._read()
 
     async def _read(self) -> bool:
+        reading, self._next_reading = self._next_reading, None
+        self._read_at = asyncio.get_running_loop().time()
         try:
             self._catalogue = await asyncio.to_thread(_load)
         except DatabaseError as error:
             logger.warning("Could not read the catalogue: %s", str(error).split("\n")[0])
             return False
+        finally:
+            if reading is not None:
+                reading.set_result(None)
         self._directory.guard(self._catalogue.guards())
         return True
+
+    async def find(self, model: str, kind: Kind, principal: Principal) -> str:
+        """What `check` says; where it knows no such name, once more with what the database says now.
+
+        Another process may have told the caller of a name that this one is just about to hear of.
+        """
+        try:
+            return self.check(model, kind, principal)
+        except (ModelNotFound, NoTarget):
+            await self._read_again()
+            return self.check(model, kind, principal)
+
+    async def _read_again(self) -> None:
+        """Wait for a reading that begins from now on; not for long, and whoever waits shares it."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._read_at + UNKNOWN_AFTER_S - loop.time()))
+        if self._next_reading is None:
+            self._next_reading = loop.create_future()
+        self._ring.set()
+        await asyncio.wait([self._next_reading], timeout=UNKNOWN_WITHIN_S)
 
     def check(self, model: str, kind: Kind, principal: Principal) -> str:
         """The model that answers to a name, if this caller may ask this of it: an alias leads to another one.

@@ -427,6 +427,8 @@ UNFOLD = {
                         ("Nodes", "dns", "gpus_node"),
                         ("Requests", "bolt", "inference_inference"),
                         ("Models", "category", "inference_model"),
+                        ("Revisions", "inventory_2", "inference_revision"),
+                        ("Hosting", "dns", "inference_hosting"),
                         ("Allocations", "event_available", "gpus_allocation"),
                         ("Gateways", "hub", "gpus_gateway"),
                     ],

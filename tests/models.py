@@ -13,7 +13,8 @@ TOKENIZER = json.dumps({"version": "1.0", "model": {}}).encode()
 def safetensors(names: tuple[str, ...] = ("weight",), fill: int = 0) -> bytes:
     """A file with one F32 tensor of two numbers for each name."""
     header = {
-        name: {"dtype": "F32", "shape": [2], "data_offsets": [8 * at, 8 * at + 8]} for at, name in enumerate(names)
+        name: {"dtype": "F32", "shape": [2], "data_offsets": [8 * at, 8 * at + 8]}
+        for at, name in enumerate(names)
     }
     said = json.dumps(header).encode()
     return struct.pack("<Q", len(said)) + said + bytes([fill]) * 8 * len(names)

@@ -103,7 +103,9 @@ def test_every_error_has_the_shape_of_its_api(document: dict[str, Any]) -> None:
                 continue
             shape = answer["schema"].get("properties", {})
             wanted = (
-                "error" if path.startswith(("/v1", "/ai/", "/auth/", "/account/", "/compute/", "/data")) else "detail"
+                "error"
+                if path.startswith(("/v1", "/ai/", "/auth/", "/account/", "/compute/", "/data"))
+                else "detail"
             )
             assert wanted in shape, (path, method, status)
 

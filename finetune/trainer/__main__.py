@@ -25,6 +25,8 @@ _QUIET = {
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# Threads that wait for each other by spinning make a training many times slower where others use the cores too.
+_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def main() -> int:
@@ -35,7 +37,7 @@ def main() -> int:
         told = spec.read(Path(sys.argv[1]))
     except (IndexError, WrongSpec) as error:
         return _failed("bad_spec", str(error))
-    os.environ.update(_QUIET)
+    os.environ.update(_QUIET | {name: os.environ.get(name, value) for name, value in _PATIENT.items()})
     try:
         events.say(events.FINISHED, **_train(told))
     except Stopped:

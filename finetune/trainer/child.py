@@ -34,9 +34,9 @@ def _environment() -> dict[str, str]:
 
 
 def _command(spec: Path, gpus: int) -> list[str]:
-    several = (
-        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus), "-m"] if gpus > 1 else []
-    )
+    # What `accelerate launch` starts too; `--standalone` finds a free port, so that two trainings do not meet.
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(gpus), "-m"]
+    several = launcher if gpus > 1 else []
     return [sys.executable, "-m", *several, "finetune.trainer", str(spec)]
 
 

@@ -92,15 +92,19 @@ _COMMON: dict[str, Parameter] = {
         int, "Tokens per text; longer ones are cut. By default what the model takes.", None, 8, 1_048_576
     ),
     "held_out": Parameter(
-        float, "Share of the rows to measure on, where no validation data is given.", 0.1, 0.01, 0.5
+        float,
+        "Share of the rows to measure on (at most 1,000), where no validation data is given.",
+        0.1,
+        0.01,
+        0.5,
     ),
     "evaluations": Parameter(int, "Measurements on held-out rows during training.", None, 0, 100),
     "checkpoints": Parameter(int, "States to go on from, spread over the training.", None, 1, 100),
     "lora_rank": Parameter(int, "Rank of the adapter.", None, 1, 512),
     "lora_alpha": Parameter(float, "Its scale; by default twice the rank.", None, 1, 2048),
-    "lora_dropout": Parameter(float, "", 0.0, 0, 0.9),
+    "lora_dropout": Parameter(float, "Share of its inputs left out at random.", 0.0, 0, 0.9),
     "search_trials": Parameter(
-        int, "Try so many sets of hyper-parameters (TPE) and keep the best; 0 does not search.", 0, 0, 20
+        int, "Try so many sets of hyper-parameters (TPE) and keep the best; 0 and 1 do not search.", 0, 0, 20
     ),
 }
 

@@ -50,11 +50,11 @@ class Desk:
     async def open(self, call: Call, ask: Ask) -> Run | None:
         """Take a request in; None for a dry run, which has been answered then.
 
-        Raises what `Shelf.check` and `Relay.open` do.
+        Raises what `Shelf.find` and `Relay.open` do.
         """
         is_question = dry_run.wanted(call)
         try:
-            serving = self.shelf.check(ask.model, ask.kind, ask.principal)
+            serving = await self.shelf.find(ask.model, ask.kind, ask.principal)
         except ModelNotFound as missing:
             if not is_question:
                 self.relay.demand.count(ask.model, ask.kind.value, ask.policy, missing.code)

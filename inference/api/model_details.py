@@ -54,7 +54,7 @@ class ModelRevision(serializers.Serializer[Any]):
     family = serializers.CharField(help_text="causal, embedding or other")
     base_model = serializers.CharField(source="base.model.name", default=None, allow_null=True)
     size_bytes = serializers.IntegerField(source="size")
-    source = serializers.CharField(help_text="upload, training or import")
+    origin = serializers.CharField(source="source", help_text="upload, training or import")
     config = serializers.DictField()
     created_at = serializers.DateTimeField()
     is_current = serializers.SerializerMethodField(help_text="Whether nodes are to serve it.")
@@ -70,7 +70,7 @@ class ModelHosting(serializers.Serializer[Any]):
     """A node that serves it, or is to."""
 
     node = serializers.CharField(source="node.name")
-    state = serializers.CharField(help_text="wanted, loading, serving or failed")
+    state = serializers.CharField(help_text="wanted, loading, serving or failed.")
     reason = serializers.CharField()
     revision = serializers.CharField(source="revision.label")
     since = serializers.DateTimeField(source="changed_at")

@@ -6,7 +6,7 @@ import binascii
 from binascii import a2b_base64
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 from django.conf import settings
@@ -162,7 +162,7 @@ class FilesParser(BaseParser):
         handler, is_whole = _Several(), False
         try:
             meta = {**request.META, "CONTENT_TYPE": media_type}
-            data, files = MultiPartParser(meta, stream, [handler], "utf-8").parse()
+            data, files = MultiPartParser(meta, cast(Any, stream), [handler], "utf-8").parse()
             is_whole = True
         except MultiPartParserError as error:
             raise InvalidRequest(f"The form cannot be read: {error}", code="invalid_form") from None
@@ -193,7 +193,8 @@ class ModelUploadView(APIView):
         with ExitStack() as stack:
             if (request.content_type or "").startswith(FilesParser.media_type):
                 sent = _sent(request, stack)
-                fields = {name: value for name, value in request.data.items() if name not in request.FILES}
+                said = cast(Mapping[str, Any], request.data)
+                fields = {name: value for name, value in said.items() if name not in request.FILES}
                 form = AboutModel(data=fields)
                 form.is_valid(raise_exception=True)
             else:

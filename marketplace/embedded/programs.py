@@ -96,6 +96,8 @@ def agent(home: Home, *, url: str, token: str) -> Program:
         "AGENT_LOG_LEVEL": "INFO",
         "AGENT_PRICE_INPUT": "2",
         "AGENT_PRICE_OUTPUT": "6",
+        "AGENT_TRAIN": "1",
+        "AGENT_PRICE_TRAINING": "4",
         "MARKETPLACE_HOME": str(home.folder),
     }
     return Program(

@@ -27,7 +27,8 @@ EMBEDDING_TRAINING = {"n_epochs": 4, "batch_size": 8, "learning_rate": 1e-4}
 
 # Both print what the downloaded model says; its folder, the models of this machine and the probe are their arguments.
 _CHAT_PROGRAM = """
-import json, sys
+import sys
+from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, models, probe = sys.argv[1:]
@@ -79,7 +80,8 @@ def show_errors(consumer: Consumer) -> None:
             f"A dataset with mistakes was not refused: {refused.status_code} {refused.text[:500]}"
         )
     for error in refused.json()["error"]["details"]["errors"]:
-        print(f"          line {error['line']}, {error['field']}: {error['message']} {error['fix']}")
+        place = ", ".join(filter(None, (f"line {error['line']}", error["field"])))
+        print(f"          {place}: {error['message']} {error['fix']}")
 
 
 def trained(consumer: Consumer, base: str, rows: bytes, parameters: Mapping[str, Any], *, where: str) -> str:
@@ -181,7 +183,7 @@ def show_ranking(consumer: Consumer, base: str, tuned: str) -> None:
 
 def show_weights(consumer: Consumer, model: str, program: str, probe: str) -> None:
     """What was trained is its owner's: download it, and use it with nothing of ours."""
-    archive = consumer.download(f"/ai/models/{model}/download")
+    archive = consumer.download(f"/ai/models/{model}/revisions/1/archive?form=zip")
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(io.BytesIO(archive)) as files:
             files.extractall(folder)

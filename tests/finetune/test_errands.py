@@ -40,7 +40,12 @@ def test_a_node_asks_with_its_token(api: Callable[..., Any], model: Model) -> No
 
 
 def test_it_says_how_far_it_is(api: Callable[..., Any], model: Model) -> None:
-    said = {"model": model.name, "revision": model.revision.digest, "state": "failed", "reason": "Out of memory."}
+    said = {
+        "model": model.name,
+        "revision": model.revision.digest,
+        "state": "failed",
+        "reason": "Out of memory.",
+    }
     reply = api().post(URL, {"host": [said]}, format="json", headers={"authorization": "Token secret"})
     assert reply.status_code == 204
     found = Hosting.objects.get()
@@ -48,7 +53,8 @@ def test_it_says_how_far_it_is(api: Callable[..., Any], model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"state": "wanted"}, {"revision": "abc"}, {"model": ""}, {"reason": "x" * 501}, {"reason": "\0"}]
+    "change",
+    [{"state": "wanted"}, {"revision": "abc"}, {"model": ""}, {"reason": "x" * 501}, {"reason": "\0"}],
 )
 def test_nonsense_is_refused(api: Callable[..., Any], model: Model, change: dict[str, str]) -> None:
     said = {"model": model.name, "revision": model.revision.digest, "state": "serving", "reason": ""} | change

@@ -6,7 +6,7 @@ from decimal import Decimal
 from functools import partial
 
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
+from openai import BadRequestError, NotFoundError, OpenAI
 
 from marketplace.embedded import lessons
 from marketplace.embedded.demo import CHAT_MODEL, EMBEDDING_MODEL
@@ -70,16 +70,31 @@ def unpacked(content, folder):
     return folder
 
 
-def test_from_a_dataset_with_mistakes_to_a_better_model(marketplace, openai, rest, tmp_path):
+def said_by_plain_libraries(marketplace, folder, prompt):
+    """What an adapter says over the base, with nothing of ours in between."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # Two wrong lines: both are named, with what is wrong and what would be right.
+    base = next((marketplace.home / "models").glob("toy-*/model.safetensors")).parent
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
+    given = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        add_generation_prompt=True, return_tensors="pt", return_dict=True,
+    )  # fmt: skip
+    tokens = model.generate(**given, max_new_tokens=60, do_sample=False)[0]
+    return tokenizer.decode(tokens[given["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_two_wrong_lines_are_both_named_with_what_would_be_right(openai):
     with pytest.raises(BadRequestError) as refused:
         openai.files.create(file=("chats.jsonl", lessons.chats_with_errors()), purpose="fine-tune")
-    assert "line 3" in refused.value.message
-    assert "line 7" in refused.value.message
+    assert "line 3" in refused.value.message.lower()
+    wrong = [error["line"] for error in refused.value.body["details"]["errors"]]
+    assert wrong == [3, 7]
 
+
+def test_from_a_dataset_to_a_better_model(marketplace, openai, rest, tmp_path):
     file = openai.files.create(file=("chats.jsonl", lessons.chats()), purpose="fine-tune")
     body = {"model": CHAT_MODEL, "dataset": file.id, "hyperparameters": TRAINING, "where": "here"}
     quote = rest.post(f"{marketplace.url}/fine-tuning/quote", json=body).json()
@@ -109,33 +124,36 @@ def test_from_a_dataset_with_mistakes_to_a_better_model(marketplace, openai, res
     assert asked(openai, tuned, lessons.CHAT_PROBE).startswith(lessons.RIGHT_ANSWER)
     assert not asked(openai, CHAT_MODEL, lessons.CHAT_PROBE).startswith(lessons.RIGHT_ANSWER)
 
-    # Its weights are its owner's, and plain libraries load them.
-    archive = rest.get(f"{marketplace.url}/ai/models/{tuned}/download")
-    folder = unpacked(archive.content, tmp_path)
-    base = next((marketplace.home / "models").glob("toy-*/model.safetensors")).parent
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": lessons.CHAT_PROBE}],
-        add_generation_prompt=True, return_tensors="pt", return_dict=True,
-    )  # fmt: skip
-    tokens = model.generate(**prompt, max_new_tokens=60, do_sample=False)[0]
-    answer = tokenizer.decode(tokens[prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert answer.startswith(lessons.RIGHT_ANSWER)
+    # Under a fixed name as well.
+    deployment = rest.post(f"{marketplace.url}/fine-tuning/deployments", json={"model": tuned}).json()
+    alias = deployment["alias"]
+    eventually(partial(is_served, openai, alias), within_s=60)
+    assert asked(openai, alias, lessons.CHAT_PROBE).startswith(lessons.RIGHT_ANSWER)
 
-    # Nobody else sees any of it.
+    # Its weights are its owner's, and plain libraries load them.
+    archive = rest.get(f"{marketplace.url}/ai/models/{tuned}/revisions/1/archive?form=zip")
+    folder = unpacked(archive.content, tmp_path)
+    assert said_by_plain_libraries(marketplace, folder, lessons.CHAT_PROBE).startswith(lessons.RIGHT_ANSWER)
+
+
+def test_nobody_else_sees_any_of_it(marketplace, openai):
     stranger = OpenAI(
         base_url=f"{marketplace.url}/v1", api_key=marketplace.provider["api_key"], max_retries=0
     )
-    for look in (
-        lambda: stranger.files.retrieve(file.id),
+    job = next(iter(openai.fine_tuning.jobs.list(limit=1)))
+    looks = (
+        lambda: stranger.files.retrieve(job.training_file),
+        lambda: stranger.files.content(job.training_file),
         lambda: stranger.fine_tuning.jobs.retrieve(job.id),
-        lambda: asked(stranger, tuned, "Hello"),
-    ):
-        with pytest.raises((NotFoundError, PermissionDeniedError)):
+        lambda: stranger.fine_tuning.jobs.cancel(job.id),
+        lambda: asked(stranger, job.fine_tuned_model, "Hello"),
+    )
+    for look in looks:
+        with pytest.raises(NotFoundError):
             look()
+    path = f"/ai/models/{job.fine_tuned_model}/revisions/1/archive"
     with marketplace.session(marketplace.provider["api_key"]) as session:
-        assert session.get(f"{marketplace.url}/ai/models/{tuned}/download").status_code == 404
+        assert session.get(marketplace.url + path).status_code == 404
 
 
 def test_the_owner_of_the_node_that_trained_is_paid(marketplace, openai, rest, tmp_path):
@@ -162,7 +180,7 @@ def test_the_owner_of_the_node_that_trained_is_paid(marketplace, openai, rest, t
     assert best_text(openai, EMBEDDING_MODEL) != lessons.QUERY_RIGHT
     assert best_text(openai, tuned) == lessons.QUERY_RIGHT
 
-    archive = rest.get(f"{marketplace.url}/ai/models/{tuned}/download")
+    archive = rest.get(f"{marketplace.url}/ai/models/{tuned}/revisions/1/archive?form=zip")
     model = SentenceTransformer(str(unpacked(archive.content, tmp_path)), device="cpu")
     scores = util.cos_sim(model.encode([lessons.QUERY_PROBE]), model.encode(list(lessons.QUERY_TEXTS)))
     assert int(scores[0].argmax()) == lessons.QUERY_RIGHT

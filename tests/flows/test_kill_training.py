@@ -56,7 +56,7 @@ def has_paid(job: Job) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_training_here_survives_that_its_parts_are_killed(marketplace, trainings) -> None:
-    job = trainings.begin(steps=220, checkpoints=44)
+    job = trainings.begin(steps=140, checkpoints=28)
     job.until_further()
     kill_trainer(job)
     job.until_further()
@@ -81,7 +81,7 @@ def named(node: TrainingAgent, *words: str) -> list[psutil.Process]:
 
 @pytest.mark.timeout(600)
 def test_a_training_on_a_node_survives_that_its_parts_are_killed(marketplace, trainings, node) -> None:
-    job = trainings.begin(where="nodes", steps=260, checkpoints=52)
+    job = trainings.begin(where="nodes", steps=160, checkpoints=32)
     job.until_further()
     eventually(lambda: named(node, "finetune.trainer"), what=node.log)[0].kill()
     job.until_further()
@@ -105,7 +105,7 @@ def test_a_training_on_a_node_survives_that_its_parts_are_killed(marketplace, tr
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not (IN_FULL or ROUNDS), reason="takes long: TRAINING_STORIES=1")
 def test_a_training_goes_on_elsewhere_when_its_node_is_lost(marketplace, trainings, node) -> None:
-    job = trainings.begin(where="any", steps=150, checkpoints=30)
+    job = trainings.begin(where="any", steps=100, checkpoints=20)
     job.until_further()
     node.kill()
     job.until("succeeded", "failed")

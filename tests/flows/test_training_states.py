@@ -88,11 +88,12 @@ def test_a_training_on_a_node_can_be_cancelled_and_paused(
 @pytest.mark.timeout(600)
 def test_a_node_that_closes_gives_its_training_back(marketplace: Marketplace, trainings: Trainings) -> None:
     node = TrainingAgent(marketplace, "leaving")
-    job = trainings.begin(where="any", steps=100, checkpoints=2)
+    job = trainings.begin(where="any", steps=250, checkpoints=2)
     eventually(lambda: job.row()["progress"].get("step", 0) > 5, within_s=120, what=node.log)
     step = job.row()["progress"]["step"]
     node.stop()
     job.until("succeeded", "failed")
+    assert len(job.attempts()) == 2, (job.attempts(), job.said())
     (_, left, outcome, code, _), (_, _, _, _, resumed) = job.attempts()
     assert (outcome, code) == ("stopped", "handed_back")
     assert left is not None
@@ -106,7 +107,7 @@ def test_a_node_that_closes_gives_its_training_back(marketplace: Marketplace, tr
 def test_a_worker_that_is_asked_to_stop_writes_its_training_down(
     marketplace: Marketplace, trainings: Trainings
 ) -> None:
-    job = trainings.begin(steps=100, checkpoints=2)
+    job = trainings.begin(steps=250, checkpoints=2)
     eventually(lambda: job.row()["progress"].get("step", 0) > 5, within_s=120, what=job.said)
     step = job.row()["progress"]["step"]
     marketplace.kill("trainer", with_signal=signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,7 +212,10 @@ class Trainings:
 
 
 class TrainingAgent:
-    """A provider's node that trains. It answers prompts too, with an engine that always says the same."""
+    """A provider's node that trains. It answers prompts too, with an engine that always says the same.
+
+    While it is there, no other node of the marketplace trains.
+    """
 
     def __init__(self, marketplace: Marketplace, name: str) -> None:
         self.marketplace, self.name = marketplace, f"{name}-{secrets.token_hex(3)}"
@@ -219,8 +223,21 @@ class TrainingAgent:
         self._engine = Engine(self._background)
         self._engine.models = [f"model-of-{self.name}"]
         self.folder = Path(tempfile.mkdtemp(prefix="training-agent-"))
+        self._others = [node["id"] for node in self._nodes() if node["name"] == "local-node"]
+        self._tell_others("drain")
         self.process = self._start()
         eventually(lambda: self.state() == "online", within_s=60, what=self.log)
+
+    def _tell_others(self, word: str) -> None:
+        with self.marketplace.session(self.marketplace.provider["api_key"]) as session:
+            for node_id in self._others:
+                url = f"{self.marketplace.url}/llm_models/nodes/{node_id}/{word}/"
+                session.post(url, timeout=10).raise_for_status()
+        expected = "draining" if word == "drain" else "online"
+        eventually(
+            lambda: all(each["state"] == expected for each in self._nodes() if each["id"] in self._others),
+            within_s=60,
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [
@@ -245,10 +262,12 @@ class TrainingAgent:
             return subprocess.Popen(command, cwd=PROJECT, env=env, stdout=log, stderr=subprocess.STDOUT)
 
     def state(self) -> str:
+        return next((str(node["state"]) for node in self._nodes() if node["name"] == self.name), "")
+
+    def _nodes(self) -> list[dict[str, Any]]:
         with self.marketplace.session(self.marketplace.provider["api_key"]) as session:
             reply = session.get(f"{self.marketplace.url}/llm_models/nodes/", timeout=10)
-        nodes = reply.json() if reply.status_code == 200 else []
-        return next((str(node["state"]) for node in nodes if node["name"] == self.name), "")
+        return list(reply.json()) if reply.status_code == 200 else []
 
     def programs(self) -> list[psutil.Process]:
         """What it has started to train, the trainer itself included."""
@@ -275,3 +294,5 @@ class TrainingAgent:
             self.kill()
         self._engine.stop()
         self._background.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._tell_others("resume")

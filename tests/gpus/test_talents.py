@@ -131,9 +131,7 @@ def test_a_new_revision_of_an_offer_is_noticed(beat: Callable[..., httpx.Respons
     assert node.offers.get().revision == "two"
 
 
-def test_heartbeats_tell_of_errands(
-    beat: Callable[..., httpx.Response], node: Node, server: Server
-) -> None:
+def test_heartbeats_tell_of_errands(beat: Callable[..., httpx.Response], node: Node, server: Server) -> None:
     assert beat().json()["errands"] == 0
     nodes.send_for_errands(node.pk)
     server.until(lambda: beat().json()["errands"] == 1)

@@ -7,6 +7,8 @@ from django.test.utils import CaptureQueriesContext
 
 from inference.models import Inference, Model, Status
 
+# What the page sends along of the rows beneath a model.
+EMPTY = {f"{rows}-{part}_FORMS": "0" for rows in ("revisions", "hostings") for part in ("TOTAL", "INITIAL")}
 CHANGELIST = "/admin/inference/inference/"
 
 
@@ -90,7 +92,9 @@ def test_a_model_is_hidden(browser: Browser) -> None:
     model = Model.objects.create(name="toy")
     assert "toy" in browser.get("/admin/inference/model/").content.decode()
 
-    reply = browser.post(f"/admin/inference/model/{model.pk}/change/", {"name": "toy", "hidden": "on"})
+    reply = browser.post(
+        f"/admin/inference/model/{model.pk}/change/", {"name": "toy", "hidden": "on", **EMPTY}
+    )
 
     assert reply.status_code == 302
     assert Model.objects.get().hidden

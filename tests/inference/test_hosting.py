@@ -15,7 +15,14 @@ from tests.served import HARDWARE
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
-TALENT = {"engine": "transformers", "families": ["causal"], "adapters": True, "full": True, "most": 2, "bases": []}
+TALENT = {
+    "engine": "transformers",
+    "families": ["causal"],
+    "adapters": True,
+    "full": True,
+    "most": 2,
+    "bases": [],
+}
 
 
 @pytest.fixture
@@ -48,9 +55,13 @@ def model(alice: Any) -> Model:
     return found
 
 
-def say(node: Node, model: Model, state: str, *, of: Revision | None = None, reason: str = "", now: datetime = NOW) -> None:
+def say(
+    node: Node, model: Model, state: str, *, of: Revision | None = None, reason: str = "", now: datetime = NOW
+) -> None:
     digest = (of or model.revision).digest  # type: ignore[union-attr]
-    hosting.heard(node.pk, [{"model": model.name, "revision": digest, "state": state, "reason": reason}], now=now)
+    hosting.heard(
+        node.pk, [{"model": model.name, "revision": digest, "state": state, "reason": reason}], now=now
+    )
 
 
 def hosts(model: Model) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from inference.models import Model, Revision
+from inference.models import Model, Revision, RevisionFile
 from tests import models
 
 pytestmark = pytest.mark.django_db
@@ -113,12 +113,30 @@ def test_not_while_a_name_leads_to_it(api: Callable[..., Any], alice: Any, model
     assert "ft:tiny:alice:live" in reply.json()["error"]["message"]
 
 
-def test_not_while_something_was_made_from_it(api: Callable[..., Any], alice: Any, model: Model) -> None:
+def test_not_while_an_adapter_lies_over_it(api: Callable[..., Any], alice: Any, model: Model) -> None:
+    tuned = Model.objects.create(name="ft:tiny:alice::1", owner=alice)
+    adapter = Revision.objects.create(
+        model=tuned, number=1, kind="adapter", family="causal", base=model.revision, digest="d", model_hash="0x",
+        size=1, source="training", created_at=timezone.now(),
+    )  # fmt: skip
+    file = model.revision.files.first()
+    RevisionFile.objects.create(revision=adapter, path="adapter_model.safetensors", blob=file.blob)
+    reply = api(alice).delete(ONE)
+    assert reply.status_code == 409
+    assert "lies over it" in reply.json()["error"]["message"]
+
+
+def test_what_was_made_from_it_by_itself_stays_and_so_does_its_name_for_the_records(
+    api: Callable[..., Any], alice: Any, model: Model
+) -> None:
     tuned = Model.objects.create(name="ft:tiny:alice::1", owner=alice)
     Revision.objects.create(
         model=tuned, number=1, kind="full", family="causal", base=model.revision, digest="d", model_hash="0x", size=1,
         source="training", created_at=timezone.now(),
     )  # fmt: skip
-    reply = api(alice).delete(ONE)
-    assert reply.status_code == 409
-    assert "was made from it" in reply.json()["error"]["message"]
+    assert api(alice).delete(ONE).status_code == 204
+    model.refresh_from_db()
+    assert model.name == f"alice/tiny (deleted {model.pk})"
+    assert not RevisionFile.objects.filter(revision__model=model).exists()
+    assert api(alice).get(ONE).status_code == 404
+    assert "alice/tiny" not in str(api(alice).get("/ai/models").json())

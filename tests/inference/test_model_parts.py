@@ -26,14 +26,18 @@ def send(api: Callable[..., Any], alice: Any) -> Callable[..., str]:
         for number, at in enumerate(range(0, len(content), 100)):
             if number != skip:
                 part = content[at : at + 100]
-                reply = client.put(f"{URL}/{upload_id}/{number}", part, content_type="application/octet-stream")
+                reply = client.put(
+                    f"{URL}/{upload_id}/{number}", part, content_type="application/octet-stream"
+                )
                 assert reply.status_code == 200, reply.content
         return upload_id
 
     return sent
 
 
-def test_a_zip_in_parts_becomes_a_model(api: Callable[..., Any], alice: Any, send: Callable[..., str]) -> None:
+def test_a_zip_in_parts_becomes_a_model(
+    api: Callable[..., Any], alice: Any, send: Callable[..., str]
+) -> None:
     upload_id = send("model.zip", models.zipped(models.full()))
     reply = api(alice).post(f"{URL}/{upload_id}/complete", {"model_name": "large"}, format="json")
     assert reply.status_code == 201, reply.content
@@ -52,9 +56,13 @@ def test_a_lost_part_is_named_and_can_be_sent_again(
     there = client.get(f"{URL}/{upload_id}").json()
     assert there["received_bytes"] == len(content) - 100
     assert 1 not in [part["part_number"] for part in there["parts"]]
-    assert client.post(f"{URL}/{upload_id}/complete", {"model_name": "large"}, format="json").status_code == 400
+    assert (
+        client.post(f"{URL}/{upload_id}/complete", {"model_name": "large"}, format="json").status_code == 400
+    )
     client.put(f"{URL}/{upload_id}/1", content[100:200], content_type="application/octet-stream")
-    assert client.post(f"{URL}/{upload_id}/complete", {"model_name": "large"}, format="json").status_code == 201
+    assert (
+        client.post(f"{URL}/{upload_id}/complete", {"model_name": "large"}, format="json").status_code == 201
+    )
 
 
 def test_files_that_came_by_themselves_are_put_together(
@@ -77,7 +85,9 @@ def test_what_may_not_be_in_a_model_is_refused_before_it_is_sent(api: Callable[.
 def test_an_upload_can_be_called_off(api: Callable[..., Any], alice: Any, send: Callable[..., str]) -> None:
     upload_id = send("model.zip", b"x" * 50)
     assert api(alice).delete(f"{URL}/{upload_id}").status_code == 204
-    assert api(alice).post(f"{URL}/{upload_id}/complete", {"model_name": "x"}, format="json").status_code == 409
+    assert (
+        api(alice).post(f"{URL}/{upload_id}/complete", {"model_name": "x"}, format="json").status_code == 409
+    )
 
 
 def test_it_is_the_senders_alone(
@@ -87,6 +97,8 @@ def test_it_is_the_senders_alone(
     client = api(charlie)
     assert client.get(f"{URL}/{upload_id}").status_code == 404
     assert client.delete(f"{URL}/{upload_id}").status_code == 404
-    assert client.put(f"{URL}/{upload_id}/0", b"y", content_type="application/octet-stream").status_code == 404
+    assert (
+        client.put(f"{URL}/{upload_id}/0", b"y", content_type="application/octet-stream").status_code == 404
+    )
     assert client.post(f"{URL}/{upload_id}/complete", {"model_name": "x"}, format="json").status_code == 404
     assert api().post(URL, {"name": "model.zip", "size": 1}, format="json").status_code == 401

@@ -20,7 +20,12 @@ pytestmark = pytest.mark.django_db
 
 
 def said(content: bytes, **more: Any) -> dict[str, Any]:
-    return {"model_name": "tiny", "description": "A tiny one.", "file": base64.b64encode(content).decode(), **more}
+    return {
+        "model_name": "tiny",
+        "description": "A tiny one.",
+        "file": base64.b64encode(content).decode(),
+        **more,
+    }
 
 
 @pytest.fixture
@@ -31,7 +36,9 @@ def upload(api: Callable[..., Any], alice: Any) -> Callable[..., Any]:
     return post
 
 
-def test_a_zip_in_base64_becomes_a_model_as_the_document_has_it(upload: Callable[..., Any], alice: Any) -> None:
+def test_a_zip_in_base64_becomes_a_model_as_the_document_has_it(
+    upload: Callable[..., Any], alice: Any
+) -> None:
     config = {"framework": "TensorFlow", "version": "2.4.0"}
     reply = upload(models.zipped(models.full()), config=config)
     assert reply.status_code == 201, reply.content
@@ -39,7 +46,12 @@ def test_a_zip_in_base64_becomes_a_model_as_the_document_has_it(upload: Callable
     assert (found["model_id"], found["status"]) == ("alice/tiny", "Model successfully uploaded")
     assert (found["revision"], found["kind"], found["family"]) == (1, "full", "causal")
     model = Model.objects.get(name="alice/tiny")
-    assert (model.owner, model.title, model.framework, model.version) == (alice, "tiny", "TensorFlow", "2.4.0")
+    assert (model.owner, model.title, model.framework, model.version) == (
+        alice,
+        "tiny",
+        "TensorFlow",
+        "2.4.0",
+    )
     assert model.is_hosted
     assert sorted(model.revision.files.values_list("path", flat=True)) == sorted(models.full())
     assert model.revision.config == config
@@ -78,7 +90,12 @@ def test_files_in_a_form(api: Callable[..., Any], alice: Any) -> None:
         "1_Pooling/config.json": SimpleUploadedFile("config.json", b"{}"),
         "modules.json": SimpleUploadedFile("x", models.embedding()["modules.json"]),
     }
-    form = {"model_name": "My Tiny Model!", "config": '{"framework": "transformers"}', "host": "false", **files}
+    form = {
+        "model_name": "My Tiny Model!",
+        "config": '{"framework": "transformers"}',
+        "host": "false",
+        **files,
+    }
     reply = api(alice).post(URL, form, format="multipart")
     assert reply.status_code == 201, reply.content
     assert (reply.json()["model_id"], reply.json()["family"]) == ("alice/My-Tiny-Model", "embedding")
@@ -157,7 +174,9 @@ def test_what_is_not_base64_is_refused(api: Callable[..., Any], alice: Any) -> N
     assert "base64" in json.dumps(reply.json())
 
 
-def test_an_adapter_lies_over_a_model_that_is_kept(upload: Callable[..., Any], operator: Any, alice: Any) -> None:
+def test_an_adapter_lies_over_a_model_that_is_kept(
+    upload: Callable[..., Any], operator: Any, alice: Any
+) -> None:
     upload(models.zipped(models.full()), operator, model_name="meta/base")
     base = Model.objects.get(name="meta/base")
     content = models.zipped(models.adapter("somebody/elses"))
@@ -174,9 +193,17 @@ def test_an_adapter_lies_over_a_model_that_is_kept(upload: Callable[..., Any], o
 
 @pytest.mark.parametrize(
     "config",
-    [{"peft_type": "IA3"}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}, {"r": 100_000}, {"init_lora_weights": "pissa"}],
+    [
+        {"peft_type": "IA3"},
+        {"modules_to_save": ["lm_head"]},
+        {"bias": "all"},
+        {"r": 100_000},
+        {"init_lora_weights": "pissa"},
+    ],
 )
-def test_an_adapter_that_would_change_its_base_is_refused(upload: Callable[..., Any], config: dict[str, Any]) -> None:
+def test_an_adapter_that_would_change_its_base_is_refused(
+    upload: Callable[..., Any], config: dict[str, Any]
+) -> None:
     upload(models.zipped(models.full()), model_name="base")
     reply = upload(models.zipped(models.adapter("alice/base", **config)), model_name="lora")
     assert reply.status_code == 400
@@ -195,8 +222,12 @@ def test_operators_name_models_freely_and_others_under_their_own_name(
     upload: Callable[..., Any], operator: Any, bob: Any
 ) -> None:
     content = models.zipped(models.full())
-    assert upload(content, operator, model_name="meta-llama/Llama-3").json()["model_id"] == "meta-llama/Llama-3"
-    assert upload(content, bob, model_name="meta-llama/Llama-3").json()["model_id"] == "bob/meta-llama/Llama-3"
+    assert (
+        upload(content, operator, model_name="meta-llama/Llama-3").json()["model_id"] == "meta-llama/Llama-3"
+    )
+    assert (
+        upload(content, bob, model_name="meta-llama/Llama-3").json()["model_id"] == "bob/meta-llama/Llama-3"
+    )
     assert upload(content, bob, model_name="bob/mine").json()["model_id"] == "bob/mine"
 
 

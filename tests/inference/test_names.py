@@ -1,4 +1,4 @@
-"""Who answers to a name: private models only from nodes that were asked to host them, aliases by what they stand for."""
+"""Who answers to a name: for private models only nodes that were asked to host them; for aliases their targets."""
 
 import time
 from collections.abc import Callable
@@ -87,7 +87,9 @@ def test_a_node_that_only_claims_the_name_gets_no_request(
     reply = ask(http, TUNED)
     assert reply.json()["error"]["code"] == "model_loading"
     assert "x-node" not in reply.headers
-    assert [each["available"] for each in http.get("/v1/models").json()["data"] if each["id"] == TUNED] == [False]
+    assert [each["available"] for each in http.get("/v1/models").json()["data"] if each["id"] == TUNED] == [
+        False
+    ]
 
 
 def test_a_node_is_let_in_as_soon_as_it_serves(

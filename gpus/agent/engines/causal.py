@@ -28,11 +28,8 @@ class Causal:
         self._base = base
         # Its adapter's name there; empty for the weights as they are.
         self._adapter = ""
-        self._weights = Adapters(_load(folder, device)) if base is None else base._weights
-        has_own = base is None or (folder / "tokenizer_config.json").exists()
-        self.tokenizer = (
-            AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if has_own else base.tokenizer  # type: ignore[union-attr]
-        )
+        self._weights: Adapters = Adapters(_load(folder, device)) if base is None else base._weights
+        self.tokenizer: Any = _tokenizer(folder) if base is None or _has_tokenizer(folder) else base.tokenizer
         self.device = device
         self._folder = folder
         self.kinds = ("chat", "completion") if self.tokenizer.chat_template else ("completion",)
@@ -121,6 +118,16 @@ def _load(folder: Path, device: str) -> Any:
         folder, use_safetensors=True, dtype="auto", trust_remote_code=False
     )
     return model.to(device).eval()
+
+
+def _tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    """Whether an adapter brings one of its own."""
+    words = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    return words and (folder / "tokenizer_config.json").exists()
 
 
 class Generation:

@@ -21,13 +21,18 @@ from gpus.agent.engines.local import Local
 from gpus.agent.intake import Intake
 from tests.gpus.agent.test_agent_local import ask, events, models_dir  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 COMPLETIONS = "/v1/completions"
 
 
 def digest(folder: Path) -> str:
     files = {
-        path.relative_to(folder).as_posix(): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+        path.relative_to(folder).as_posix(): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_size,
+        )
         for path in folder.rglob("*")
         if path.is_file()
     }
@@ -46,7 +51,8 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     for seed in range(3):
         torch.manual_seed(seed)
         model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+            AutoModelForCausalLM.from_pretrained(base),
+            LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
         )
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -168,6 +174,7 @@ async def test_a_base_of_its_own_is_loaded_where_the_node_has_another(
     await text(Intake([engine]), "tuned")
     assert [offer.name for offer in engine.offers] == [toy.NAME, "tuned"]
     await engine.dismiss(lone)
+    await asyncio.sleep(0.1)  # what has answered last lets go of it in its own thread
     assert not await engine.has_base("anything", digest(other))
 
 

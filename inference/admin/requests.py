@@ -1,4 +1,4 @@
-"""What operators see of requests, and the catalogue."""
+"""What operators see of requests."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from clients.admin.rows import ReadOnly, amount
 from clients.models import Client
 from clients.terms import UNSET
 from gpus import prices
-from inference import catalogue, refunds
+from inference import refunds
 from inference.models import Inference, Model, Status
 from marketplace import money
 
@@ -224,31 +224,3 @@ def _matches(term: str) -> Q:
     except ValueError:
         people = Client.objects.filter(Q(username__iexact=term) | Q(email__iexact=term))
         return Q(client__in=list(people[:10])) | Q(desired_model=term)
-
-
-@admin.register(Model)
-class CatalogueAdmin(ModelAdmin):
-    """The catalogue. Models that nodes offer enter it by themselves; hide what shall not be served."""
-
-    list_display = ("name", "title", "framework", "version", "owner", "shown_nodes", "available", "hidden")
-    list_filter = ("hidden", "framework")
-    search_fields = ("name", "title")
-    autocomplete_fields = ("owner",)
-    list_select_related = ("owner",)
-
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
-        page = super().get_changelist_instance(request)
-        entries = catalogue.load().entries
-        for model in page.result_list:
-            model.entry = entries.get(model.name)
-        return page
-
-    @display(description="nodes")
-    def shown_nodes(self, model: Model) -> str:
-        entry: catalogue.Entry | None = getattr(model, "entry", None)
-        return f"{entry.live_nodes} of {entry.nodes}" if entry else "0"
-
-    @display(description="available", boolean=True)
-    def available(self, model: Model) -> bool:
-        entry: catalogue.Entry | None = getattr(model, "entry", None)
-        return entry is not None and entry.available
