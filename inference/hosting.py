@@ -3,6 +3,8 @@
     wanted ──the node fetches and loads──▶ loading ──it has answered a probe──▶ serving
        └──────────────cannot──────────────────┴──────────────▶ failed (not asked again for a while)
 
+Nodes have room for a few: one that nobody asks makes room for another, rests, and is brought back by the next request.
+
 A row says what its node has said. It names the revision that the node serves, or else the one that it is to serve:
 the model's present one. A node that serves an older one does so until it has the new one. Locks: the model first.
 """
@@ -15,6 +17,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Coalesce, Greatest
 
 from clients import files
 from clients.models import Blob, ProviderStatus
@@ -32,6 +35,8 @@ AWAY_FOR = timedelta(seconds=20)
 # One that was asked and does not begin, or says nothing of its loading for so long, has failed.
 BEGINS_WITHIN, LOADS_WITHIN = timedelta(minutes=3), timedelta(minutes=30)
 LINKS_LAST = timedelta(hours=6)
+# Nobody has asked it for so long: it may have to make room for another one.
+IDLE_AFTER = timedelta(minutes=10)
 TOPIC = "catalogue"
 MOST_AT_ONCE = 100
 
@@ -49,8 +54,7 @@ def want(model: Model, *, now: datetime) -> Hosting | None:
     None where no node can at the moment: a sweep tries again.
     """
     with transaction.atomic():
-        Model.objects.select_for_update(no_key=True).filter(pk=model.pk).update(is_hosted=True)
-        model.refresh_from_db(fields=["revision", "owner"])
+        _locked(model)
         if model.revision is None:
             return None
         _announce()
@@ -62,15 +66,42 @@ def want(model: Model, *, now: datetime) -> Hosting | None:
         try:
             node = choose(model, now=now)
         except NoHost:
+            _make_room(model, now)
             return None
         return _ask(node.pk, model, model.revision, now)
+
+
+def _locked(model: Model) -> None:
+    """Lock a model that is to be hosted from now on, and read what decides where."""
+    Model.objects.select_for_update(no_key=True).filter(pk=model.pk).update(is_hosted=True, rests_since=None)
+    model.refresh_from_db(fields=["revision", "owner"])
+
+
+def _make_room(model: Model, now: datetime) -> None:
+    """On the nodes that could host a model, have the one rest that was idle for longest; a sweep asks the node then."""
+    assert model.revision is not None
+    base = revisions.chain(model.revision)[0].model.name
+    nodes_of = [node.pk for node in _candidates(model, now) if _suits(node, model.revision, base)]
+    last_used = Greatest("asked_at", Coalesce("model__used_at", "asked_at"))
+    idle = Hosting.objects.filter(node_id__in=nodes_of).exclude(model=model).annotate(last_used=last_used)
+    longest = idle.filter(last_used__lt=now - IDLE_AFTER).order_by("last_used").first()
+    if longest is not None:
+        Model.objects.filter(pk=longest.model_id).update(rests_since=now)
+        _forget(Hosting.objects.filter(model_id=longest.model_id))
+
+
+def used(names: Iterable[str], *, now: datetime) -> None:
+    """Note that models were asked; those that rest are brought back."""
+    asked = Model.objects.filter(name__in=list(names))
+    asked.update(used_at=now)
+    for model in asked.exclude(rests_since=None):
+        want(model, now=now)
 
 
 def want_on(model: Model, node: Node, *, now: datetime) -> Hosting:
     """Have this very node serve it, besides those that do. Raises NoHost."""
     with transaction.atomic():
-        Model.objects.select_for_update(no_key=True).filter(pk=model.pk).update(is_hosted=True)
-        model.refresh_from_db(fields=["revision", "owner"])
+        _locked(model)
         if model.revision is None:
             raise NoHost("The marketplace keeps no files of this model.")
         if not _candidates(model, now).filter(pk=node.pk).exists():
@@ -146,8 +177,14 @@ def _candidates(model: Model, now: datetime) -> QuerySet[Node]:
 
 
 def _can(node: Node, revision: Revision, base: str) -> bool:
+    has_room = node.hosts < HostingTalent.read(node.hosting).most  # type: ignore[attr-defined]
+    return has_room and _suits(node, revision, base)
+
+
+def _suits(node: Node, revision: Revision, base: str) -> bool:
+    """Whether a node could host a revision, if it had room."""
     talent = HostingTalent.read(node.hosting)
-    if node.hosts >= talent.most or revision.family not in talent.families:  # type: ignore[attr-defined]
+    if not talent.most or revision.family not in talent.families:
         return False
     if revision.kind != RevisionKind.ADAPTER:
         return talent.full
@@ -314,7 +351,9 @@ def sweep(*, now: datetime) -> int:
     _give_up(now)
     alive = Hosting.objects.filter(model_id=OuterRef("pk")).exclude(state=HostingState.FAILED)
     homeless = (
-        Model.objects.filter(is_hosted=True, hidden=False).exclude(revision=None).exclude(Exists(alive))
+        Model.objects.filter(is_hosted=True, hidden=False, rests_since=None)
+        .exclude(revision=None)
+        .exclude(Exists(alive))
     )
     return sum(want(model, now=now) is not None for model in homeless.order_by("pk")[:MOST_AT_ONCE])
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
+from django.utils import timezone
 
 from clients.credentials import Principal
 from gpus.directory import Directory
@@ -57,6 +59,8 @@ class Shelf:
         self._directory = directory
         self._catalogue = Catalogue()
         self._ring = asyncio.Event()
+        # Models that the marketplace keeps, asked since the catalogue was read.
+        self._asked: set[str] = set()
         self._read_at = 0.0
         # Done when a reading ends that has not begun yet.
         self._next_reading: asyncio.Future[None] | None = None
@@ -86,8 +90,9 @@ class Shelf:
     async def _read(self) -> bool:
         reading, self._next_reading = self._next_reading, None
         self._read_at = asyncio.get_running_loop().time()
+        asked, self._asked = self._asked, set()
         try:
-            self._catalogue = await asyncio.to_thread(_load)
+            self._catalogue = await asyncio.to_thread(_load, asked)
         except DatabaseError as error:
             logger.warning("Could not read the catalogue: %s", str(error).split("\n")[0])
             return False
@@ -127,6 +132,8 @@ class Shelf:
         if not self.may_use(model, principal):
             self._present().resolve(model, client_id=principal.client_id, is_staff=principal.is_staff)
         serving = self._catalogue.serving(model)
+        if self._is_kept(serving):
+            self._asked.add(serving)
         pool = self._directory.pools.get(serving)
         if pool is not None and pool.offers and not pool.does(kind.value):
             kinds = {each for offer in pool.offers.values() for each in offer.kinds}
@@ -137,8 +144,11 @@ class Shelf:
 
     def is_loading(self, model: str) -> bool:
         """Whether it is kept here and no node serves it yet."""
+        return self._is_kept(model) and not self._catalogue.entries[model].hosts
+
+    def _is_kept(self, model: str) -> bool:
         entry = self._catalogue.entries.get(model)
-        return entry is not None and entry.is_hosted and not entry.hosts
+        return entry is not None and entry.is_hosted
 
     def may_use(self, model: str, principal: Principal) -> bool:
         """Whether there is such a model, and this caller may ask it."""
@@ -165,9 +175,12 @@ def _fresh(name: str) -> Entry:
     return Entry(name=name, created_at=datetime.now(UTC))
 
 
-def _load() -> Catalogue:
+def _load(asked: Collection[str]) -> Catalogue:
+    """The catalogue as it is now, once it is noted what was asked."""
     close_old_connections()
     try:
+        if asked:
+            hosting.used(asked, now=timezone.now())
         return catalogue.load()
     finally:
         close_old_connections()

@@ -23,6 +23,8 @@ DEFAULTS = {
     "HTTPS": "false",
     "ALLOWED_HOSTS": "*",
     "DJANGO_SETTINGS_MODULE": "marketplace.settings",
+    # Threads of torch do not spin while they wait: the tests' servers need the cores too.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 PASSWORD = "correct horse battery"
 

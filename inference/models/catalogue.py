@@ -43,6 +43,12 @@ class Model(models.Model):
     is_hosted = models.BooleanField(
         default=False, db_default=False, help_text="Nodes are asked to serve its revision."
     )
+    used_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it was last asked, if the marketplace keeps it."
+    )
+    rests_since = models.DateTimeField(
+        null=True, blank=True, help_text="It was idle and had to make room; the next request brings it back."
+    )
     target = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="aliases",
         help_text="The model that this is another name for.",

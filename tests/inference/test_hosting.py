@@ -232,3 +232,37 @@ def test_dropped_it_is_wanted_no_longer(add: Callable[..., Node], model: Model) 
     node.refresh_from_db()
     assert (model.is_hosted, node.errands, hosting.errands(node, now=NOW)) == (False, 2, [])
     assert hosting.sweep(now=NOW) == 0
+
+
+def test_one_that_nobody_asks_makes_room_and_the_next_request_brings_it_back(
+    add: Callable[..., Node], model: Model, alice: Any
+) -> None:
+    node = add("one", most=1)
+    hosting.want(model, now=NOW - timedelta(hours=1))
+    say(node, model, "serving", now=NOW - timedelta(hours=1))
+    other = Model.objects.create(name="alice/other", owner=alice)
+    revision(other, "b")
+
+    assert hosting.want(other, now=NOW) is None  # there is no room yet
+    model.refresh_from_db()
+    assert (model.rests_since, model.is_hosted) == (NOW, True)
+    hosting.sweep(now=NOW)
+    assert list(Hosting.objects.values_list("model__name", flat=True)) == ["alice/other"]
+
+    # It is asked for: the other one, of which nothing was heard since, has to go.
+    later = NOW + hosting.IDLE_AFTER * 2
+    hosting.used(["alice/tiny"], now=later)
+    hosting.sweep(now=later)
+    assert list(Hosting.objects.values_list("model__name", flat=True)) == ["alice/tiny"]
+    model.refresh_from_db()
+    assert (model.rests_since, model.used_at) == (None, later)
+
+
+def test_one_that_is_asked_keeps_its_room(add: Callable[..., Node], model: Model, alice: Any) -> None:
+    add("one", most=1)
+    hosting.want(model, now=NOW - timedelta(hours=1))
+    hosting.used([model.name], now=NOW - timedelta(minutes=1))
+    other = Model.objects.create(name="alice/other", owner=alice)
+    revision(other, "b")
+    assert hosting.want(other, now=NOW) is None
+    assert list(Hosting.objects.values_list("model__name", flat=True)) == ["alice/tiny"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from gpus.agent.engines import Engine
@@ -20,6 +21,8 @@ def engines(options: Options) -> list[Engine]:
             "Name a model server with --upstream URL (vLLM, Ollama, llama.cpp, …), or install what the local "
             "engine needs: pip install -r requirements-worker.txt"
         )
+    # Read when torch is loaded. Threads that wait for each other by spinning take the cores from everybody else here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from gpus.agent.engines import local  # noqa: PLC0415 - torch is large, slow to import, and optional
 
     return [local.Local(options)]
