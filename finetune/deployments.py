@@ -11,11 +11,10 @@ row is the queue: `sweep` moves whatever is open, whoever was killed meanwhile. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import QuerySet
 
 from clients.models import Client
 from finetune import aliases, journal
@@ -28,12 +27,9 @@ from marketplace.errors import Conflict, MarketplaceError, NotFound
 
 # How long nodes may take to fetch and load a model.
 LOAD_WITHIN = timedelta(minutes=30)
-# How long the model that had the name before stays loaded, so that going back is a matter of a moment.
-KEEP_FOR = timedelta(hours=24)
 
 OPEN = (DeploymentStatus.WAITING, DeploymentStatus.LOADING)
 _PAST = (DeploymentStatus.REPLACED, DeploymentStatus.ROLLED_BACK)
-_LET_GO = " Nodes no longer keep it loaded."
 
 
 class DeploymentNotFound(NotFound):
@@ -58,6 +54,16 @@ class NotDeployable(Conflict):
 
 class CannotRollBack(Conflict):
     code = "cannot_roll_back"
+
+
+class NotLoaded(CannotRollBack):
+    """The model before it rests. A node has been asked to load it."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(
+            f"No node has {model.name} loaded now; one was asked to. Try again in a moment.", retry_after=5
+        )
+        self.model = model
 
 
 # --- Asked for ----------------------------------------------------------------------------------------------
@@ -177,10 +183,9 @@ def ring() -> None:
 
 
 def sweep(*, now: datetime) -> int:
-    """Move every open deployment as far as it goes now, and let go of what nobody goes back to; how many moved."""
+    """Move every open deployment as far as it goes now; how many moved."""
     open_ids = Deployment.objects.filter(status__in=OPEN).order_by("pk").values_list("pk", flat=True)
-    moved = sum(advance(pk, now=now) for pk in list(open_ids))
-    return moved + let_go(now=now)
+    return sum(advance(pk, now=now) for pk in list(open_ids))
 
 
 @transaction.atomic
@@ -296,12 +301,20 @@ def _say(deployment: Deployment, reason: str, now: datetime) -> None:
 # --- And back -----------------------------------------------------------------------------------------------
 
 
-@transaction.atomic
 def roll_back(deployment: Deployment, *, now: datetime, by: Client, why: str = "") -> Deployment:
-    """Let a live deployment's name lead to the model before it again, at once; this one stays loaded for a while.
+    """Let a live deployment's name lead to the model before it again, at once.
 
-    Raises CannotRollBack where it is not live, nothing was before it, or that is gone or not loaded any longer.
+    Raises CannotRollBack where it is not live, nothing was before it, or that is gone, and NotLoaded.
     """
+    try:
+        return _rolled_back(deployment, now, by, why)
+    except NotLoaded as error:
+        hosting.want(error.model, now=now)
+        raise
+
+
+@transaction.atomic
+def _rolled_back(deployment: Deployment, now: datetime, by: Client, why: str) -> Deployment:
     found = _locked(deployment.pk)
     if found is None:
         raise DeploymentNotFound
@@ -323,44 +336,10 @@ def _way_back(deployment: Deployment) -> Model:
     if previous is None or not _is_there(previous):
         raise CannotRollBack(f"There is no model before it to go back to: {_was(deployment)}.")
     if not _is_healthy(previous):
-        raise CannotRollBack(
-            f"No node serves {previous.name} now. Deploy it anew: it takes the name over once it is loaded."
-        )
+        raise NotLoaded(previous)
     return previous
 
 
 def _was(deployment: Deployment) -> str:
     earlier = deployment.alias.deployments.filter(pk__lt=deployment.pk, live_at__isnull=False).exists()
     return "it was deleted" if deployment.previous or earlier else "it was the first under its name"
-
-
-def let_go(*, now: datetime) -> int:
-    """Have nodes unload what no name has led to for KEEP_FOR, and nothing is about to; how many models."""
-    in_use = Deployment.objects.filter(model=OuterRef("model"), status__in=(*OPEN, DeploymentStatus.LIVE))
-    old = (
-        Deployment.objects.filter(status__in=_PAST, changed_at__lt=now - KEEP_FOR)
-        .exclude(reason__endswith=_LET_GO)
-        .exclude(Exists(in_use))
-        .exclude(Exists(Model.objects.filter(target=OuterRef("model"))))
-        .select_related("model")[:100]
-    )
-    return sum(_unload(each.model) for each in _once(old))
-
-
-def _once(found: Iterable[Deployment]) -> Iterable[Deployment]:
-    return {each.model_id: each for each in found}.values()
-
-
-@transaction.atomic
-def _unload(model: Model) -> bool:
-    names = Deployment.objects.filter(model=model).order_by().values("alias")
-    list(Model.objects.select_for_update(no_key=True).filter(pk__in=names).order_by("pk"))
-    # Nobody moves these names now; somebody may have gone back to the model a moment ago.
-    if model.aliases.exists() or Deployment.objects.filter(model=model, status__in=OPEN).exists():
-        return False
-    past = Deployment.objects.select_for_update(no_key=True).filter(model=model, status__in=_PAST)
-    for each in past:
-        # Said in the row, so that a model that its owner has loaded again by other ways stays loaded.
-        each.reason = f"{each.reason[:900]}{_LET_GO}"
-        each.save(update_fields=["reason"])
-    return hosting.drop(model) > 0

@@ -2,8 +2,20 @@
 
 from django.urls import path
 
-from finetune.api import data, data_parts, openai_files, openai_uploads
-from finetune.api import artifacts, broker, broker_files, broker_models, jobs, openai_jobs, quotes, tasks
+from finetune.api import (
+    artifacts,
+    broker,
+    broker_files,
+    broker_models,
+    data,
+    data_parts,
+    jobs,
+    openai_files,
+    openai_jobs,
+    openai_uploads,
+    quotes,
+    tasks,
+)
 from finetune.api.deployments import DeploymentsView, DeploymentView, RollbackView
 from finetune.api.errands import ErrandsView
 from finetune.api.training import (

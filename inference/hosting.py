@@ -83,7 +83,9 @@ def _make_room(model: Model, now: datetime) -> None:
     base = revisions.chain(model.revision)[0].model.name
     nodes_of = [node.pk for node in _candidates(model, now) if _suits(node, model.revision, base)]
     last_used = Greatest("asked_at", Coalesce("model__used_at", "asked_at"))
-    idle = Hosting.objects.filter(node_id__in=nodes_of).exclude(model=model).annotate(last_used=last_used)
+    # What a name leads to stays: somebody counts on it.
+    others = Hosting.objects.filter(node_id__in=nodes_of, model__aliases=None).exclude(model=model)
+    idle = others.annotate(last_used=last_used)
     longest = idle.filter(last_used__lt=now - IDLE_AFTER).order_by("last_used").first()
     if longest is not None:
         Model.objects.filter(pk=longest.model_id).update(rests_since=now)

@@ -304,36 +304,39 @@ def test_there_is_no_way_back_to_what_is_gone(alice: Any, api: Any, attic: Node,
     assert (reply.status_code, "the first" in reply.json()["detail"]) == (409, True)
     two = live(second, attic)
     assert api(alice).post(f"{PATH}/{one.pk}/rollback").status_code == 409  # it is not live
-    Hosting.objects.filter(model=first).delete()
-    assert "Deploy it anew" in api(alice).post(f"{PATH}/{two.pk}/rollback").json()["detail"]
+    assert api(alice).post(f"{PATH}/{two.pk}/rollback").status_code == 200
+    live(second, attic)
     three = live(third, attic)
     Model.objects.filter(pk=second.pk).update(hidden=True)
     assert "deleted" in api(alice).post(f"{PATH}/{three.pk}/rollback").json()["detail"]
     assert target() == third.name
 
 
-def test_what_was_replaced_stays_loaded_for_a_day(attic: Node, tuned: Any) -> None:
+def test_the_way_back_to_one_that_rests_is_loaded_first(
+    alice: Any, api: Any, attic: Node, tuned: Any
+) -> None:
     first, second = tuned("a"), tuned("b")
-    one = live(first, attic)
-    live(second, attic)
-    sweep(timedelta(hours=23))
-    assert Hosting.objects.filter(model=first).exists()
-    sweep(timedelta(hours=25))
-    assert set(Hosting.objects.values_list("model", flat=True)) == {second.pk}
-    one.refresh_from_db()
-    assert one.reason.endswith("Nodes no longer keep it loaded.")
-    # What its owner has loaded again by another way stays.
+    live(first, attic)
+    two = live(second, attic)
+    Hosting.objects.filter(model=first).delete()
     attic.offers.filter(model=first.name).delete()
-    deployments.hosting.want(first, now=timezone.now())
-    sweep(timedelta(hours=26))
-    assert Hosting.objects.filter(model=first).exists()
+    reply = api(alice).post(f"{PATH}/{two.pk}/rollback")
+    assert (reply.status_code, reply.headers["Retry-After"]) == (409, "5")
+    assert target() == second.name
+    made.serve(first, attic)  # the node was asked
+    assert api(alice).post(f"{PATH}/{two.pk}/rollback").status_code == 200
+    assert target() == first.name
 
 
-def test_what_another_name_leads_to_stays_loaded(attic: Node, tuned: Any) -> None:
-    first, second = tuned("a"), tuned("b")
-    live(first, attic), live(first, attic, name="trial"), live(second, attic)
-    sweep(timedelta(hours=25))
-    assert Hosting.objects.filter(model=first).exists()
+def test_what_a_name_leads_to_makes_room_for_nothing(bob: Any, attic: Node, tuned: Any) -> None:
+    Node.objects.filter(pk=attic.pk).update(hosting=attic.hosting | {"most": 2})
+    first, second, third = tuned("a"), tuned("b"), tuned("c")
+    live(first, attic), live(second, attic)
+    long_after = timezone.now() + timedelta(hours=1)
+    deployments.hosting.want(third, now=long_after)
+    deployments.hosting.sweep(now=long_after)
+    # Only what was replaced has gone.
+    assert set(Hosting.objects.values_list("model", flat=True)) == {second.pk, third.pk}
 
 
 # --- What a job wants ---------------------------------------------------------------------------------------
