@@ -6,7 +6,8 @@ class FinetuneConfig(AppConfig):
     verbose_name = "fine-tuning"
 
     def ready(self) -> None:
-        from finetune import bases  # noqa: PLC0415 - needs the models
-        from inference import bringing  # noqa: PLC0415 - likewise
+        from finetune import bases, incomes  # noqa: PLC0415 - need the models
+        from inference import bringing, earnings  # noqa: PLC0415 - likewise
 
         bringing.ask_before_deleting(bases.why_needed)
+        earnings.count_also(incomes.of)

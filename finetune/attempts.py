@@ -181,10 +181,10 @@ def order_of(attempt: Attempt) -> Order:
 def hear(token: UUID, heard: Sequence[dict[str, Any]], *, first_number: int | None, now: datetime) -> Order:
     """Note what a trainer has said. `first_number`: of the first of these events; what was noted before is left out."""
     with transaction.atomic():
-        attempt = Attempt.objects.select_for_update(no_key=True).filter(token=token, ended_at=None).first()
-        if attempt is None:
+        locked = _locked(token)
+        if locked is None:
             return Order(STOP, "The attempt was ended.")
-        job = Job.objects.get(pk=attempt.job_id)
+        attempt, job = locked
         start = attempt.event_number if first_number is None else first_number - 1
         new = heard[max(0, attempt.event_number - start) :]
         for event in new if attempt.event_number < MOST_EVENTS else ():

@@ -164,11 +164,11 @@ def choose(
     if not within:
         return (
             None,
-            found.why_none() if not found.places else "All places ask more than was agreed at the start.",
+            found.why_none() if not found.places else _TOO_DEAR,
         )
     free = [each for each in within if (here_is_free if each.node_id is None else each.is_free)]
     if not free:
-        return None, f"All {len(within)} places that would do are busy."
+        return None, "All places that would do are busy." if within[1:] else f"{within[0].name} is busy."
     before = Attempt.objects.filter(job=job, run=job.run).exclude(ended_at=None)
     failed = set(before.exclude(outcome=AttemptOutcome.STOPPED).values_list("node_id", flat=True))
     return min(free, key=lambda each: (each.node_id in failed, each.node_id is None, asked[each])), ""

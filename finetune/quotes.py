@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -152,12 +153,14 @@ def resolve(method: Method, asked: Mapping[str, Any], dataset: Dataset) -> dict[
 
 
 def _epochs(full: Mapping[str, Any], dataset: Dataset) -> float:
-    """How often the rows are read; fewer where the number of steps is limited."""
-    epochs = float(full["n_epochs"])
+    """How often the rows are read: in whole steps, and fewer where their number is limited."""
+    rows, per_step = int(dataset.summary["rows"]), full["batch_size"] * full["gradient_accumulation"]
+    per_epoch = math.ceil(rows / per_step)
+    steps = math.ceil(per_epoch * full["n_epochs"])
     if full["max_steps"] > 0:
-        rows = full["max_steps"] * full["batch_size"] * full["gradient_accumulation"]
-        epochs = min(epochs, rows / int(dataset.summary["rows"]))
-    return epochs
+        steps = min(steps, full["max_steps"])
+    whole, rest = divmod(steps, per_epoch)
+    return whole + rest * per_step / rows
 
 
 def seconds(job: Job, place: Place | None = None) -> float:

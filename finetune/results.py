@@ -40,16 +40,7 @@ def short_owner(owner: Client) -> str:
 
 def publish(job: Job, made: Made, *, now: datetime) -> Revision:
     """Catalogue a result for its owner, and have a node serve it."""
-    base_title = job.base.model.title or job.base.model.name
-    model, _ = Model.objects.get_or_create(
-        name=name_of(job),
-        defaults={
-            "owner": job.owner,
-            "title": f"{base_title}, tuned" + (f" ({job.suffix})" if job.suffix else ""),
-            "description": f"Trained from {job.base.model.name} on {job.dataset.name}.",
-            "framework": job.base.model.framework,
-        },
-    )
+    model = _model_of(job)
     revision = revisions.add(
         model,
         made.files,
@@ -63,3 +54,20 @@ def publish(job: Job, made: Made, *, now: datetime) -> Revision:
     )
     hosting.want(model, now=now)
     return revision
+
+
+def _model_of(job: Job) -> Model:
+    """The model that a job's results are revisions of: its owner's, even where somebody else has got at its name."""
+    base_title = job.base.model.title or job.base.model.name
+    about = {
+        "owner": job.owner,
+        "title": f"{base_title}, tuned" + (f" ({job.suffix})" if job.suffix else ""),
+        "description": f"Trained from {job.base.model.name} on {job.dataset.name}.",
+        "framework": job.base.model.framework,
+    }
+    model, _ = Model.objects.get_or_create(name=name_of(job), defaults=about)
+    if model.owner_id == job.owner_id and not model.is_alias:
+        return model
+    own = Model.objects.filter(owner=job.owner, is_alias=False)
+    found, _ = own.get_or_create(name=f"{name_of(job)}{job.uid.hex[8:]}", defaults=about)
+    return found

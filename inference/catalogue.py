@@ -22,6 +22,10 @@ from marketplace.errors import NotFound
 from marketplace.money import MoneyField
 
 
+# Names of what was trained here, and of what is deployed: the marketplace gives them, a node cannot claim them.
+GIVEN = "ft:"
+
+
 class NoTarget(NotFound):
     code = "alias_without_target"
 
@@ -160,6 +164,8 @@ def load() -> Catalogue:
         kinds.setdefault(name, set()).update(some)
     rows: Iterable[Any] = offered.values("model").annotate(**_AGGREGATES, **_prices(terms.current()))
     for row in rows:
+        if row["model"].startswith(GIVEN) and row["model"] not in entries:
+            continue
         known = entries.get(row["model"]) or Entry(name=row["model"], created_at=row["first_at"])
         entries[row["model"]] = _with_offers(known, row, kinds.get(row["model"], set()))
     for alias in found:
@@ -299,6 +305,7 @@ def sweep() -> int:
     known = Model.objects.values("name")
     new = (
         _offered()
+        .exclude(model__startswith=GIVEN)
         .exclude(model__in=known)
         .values("model")
         .annotate(about=Max("description"), newest=Max("revision"))

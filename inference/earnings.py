@@ -7,16 +7,18 @@ A request is busy from its placement to its end. With `slots` (how many requests
 together, as it is set up now), it uses 1/slots of the node's GPUs for that time, and
 
     utilisation         = (busy time + leased time × slots) / (time online × slots)
-    price per GPU-hour  = net income / (busy time / slots × GPUs + leased time × GPUs)
+    price per GPU-hour  = net income of requests and leases / (busy time / slots × GPUs + leased time × GPUs)
 
-for the nodes that are still registered. Income of leases is spread evenly over the time that they were paid for.
+for the nodes that are still registered. Income of leases is spread evenly over the time that they were paid for. What
+trainings bring in is told by who places them (`count_also`); it is part of the net income alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
@@ -63,6 +65,7 @@ class Line:
     refunded: int = 0
     lease_income: int = 0  # after the fee
     leased_ms: int = 0
+    training_income: int = 0  # after the fee, less what was given back
     # Of registered nodes only: what was used of how many slots, of GPUs, and what that brought in.
     slot_ms: int = 0
     used_slot_ms: int = 0
@@ -71,7 +74,7 @@ class Line:
 
     @property
     def net(self) -> int:
-        return self.charged - self.fee - self.refunded + self.lease_income
+        return self.charged - self.fee - self.refunded + self.lease_income + self.training_income
 
     @property
     def utilisation(self) -> float | None:
@@ -139,6 +142,31 @@ class Report:
         return sorted(self._lines.values(), key=lambda line: (-line.net * by_income, str(line.key)))
 
 
+class Income(NamedTuple):
+    """What a node has brought in otherwise: after the fee, in base units, and below zero where it was given back."""
+
+    provider_id: int
+    node_id: int
+    node_name: str
+    model: str
+    at: datetime
+    amount: int
+
+    def key(self, group: str) -> int | str | date:
+        """Which line of a report by this group it belongs to."""
+        if group == "day":
+            return self.at.astimezone(UTC).date()
+        return {"node": self.node_id, "provider": self.provider_id}.get(group, self.model)
+
+
+_others: list[Callable[[Scope], Iterable[Income]]] = []
+
+
+def count_also(of: Callable[[Scope], Iterable[Income]]) -> None:
+    """Have reports count incomes that this app knows nothing of."""
+    _others.append(of)
+
+
 # --- Reporting ----------------------------------------------------------------------------------------------
 
 
@@ -160,6 +188,9 @@ def report(scope: Scope, *, group: str, now: datetime) -> Report:
             lines = [made.total] if group == "model" else [made.total, made.line(key, lease.node_name)]
             for line in lines:
                 _count_lease(line, lease, piece, nodes.get(lease.node_id))
+    for income in chain.from_iterable(of(scope) for of in _others):
+        for line in (made.total, made.line(income.key(group), income.node_name)):
+            line.training_income += income.amount
     for node_id, node in nodes.items():
         made.total.slot_ms += node.all_slots * node.online_ms(scope.since, until)
         for key, piece in _pieces(made, node_id, node.owner_id, until):

@@ -156,12 +156,13 @@ class Shelf:
             return False
         entry = self._catalogue.entries.get(model)
         if entry is None:
-            return model in self._directory.pools
+            return model in self._directory.pools and not model.startswith(catalogue.GIVEN)
         return entry.is_for(principal.client_id, is_staff=principal.is_staff)
 
     def _present(self) -> Catalogue:
         """The catalogue, and what nodes offer since it was read."""
-        return Catalogue({name: _fresh(name) for name in self._directory.pools} | self._catalogue.entries)
+        offered = (name for name in self._directory.pools if not name.startswith(catalogue.GIVEN))
+        return Catalogue({name: _fresh(name) for name in offered} | self._catalogue.entries)
 
     def kind_for_text(self, model: str) -> Kind:
         """How to ask a model that is given a text: as a chat if it can, else as a completion, else for an embedding."""

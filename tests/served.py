@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from clients import credentials, keys
 from clients.models import Client
+from gpus import directory
 from gpus.models import Heartbeat, Node, Offer
 from inference.models import Inference
 from tests.engine import Background, Engine
@@ -62,9 +63,13 @@ def background() -> Iterator[Background]:
 
 
 @pytest.fixture
-def serve(transactional_db: None, settings: Any) -> Iterator[Callable[[], Server]]:
+def serve(
+    transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Server]]:
     """Starts web processes' worth of server, each in a thread."""
     settings.ALLOW_PRIVATE_NODE_URLS = True
+    # Rows that tests write by themselves are announced to nobody: most of a test would be waiting for the next look.
+    monkeypatch.setattr(directory, "POLL_S", 0.1)
     started: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start() -> Server:

@@ -153,16 +153,17 @@ def arguments(spec: Spec, count: int) -> dict[str, Any]:
     parameters, several = spec.parameters, devices.process_count()
     per_device = max(1, parameters["batch_size"] // several)
     per_epoch = math.ceil(count / (per_device * several * parameters["gradient_accumulation"]))
-    steps = parameters["max_steps"]
-    if steps <= 0:
-        steps = math.ceil(per_epoch * parameters["n_epochs"])
+    steps, limit = math.ceil(per_epoch * parameters["n_epochs"]), parameters["max_steps"]
+    if limit > 0:
+        # For transformers a limit is what is to be reached, however few epochs were paid for.
+        steps = limit = min(limit, steps)
     each = max(1, steps // 200)
     # Not at the very end: there the result is.
     save = math.ceil(steps / (parameters["checkpoints"] + 1))
     return {
         "output_dir": str(Path(spec.folder) / "trainer"),
         "num_train_epochs": parameters["n_epochs"],
-        "max_steps": parameters["max_steps"],
+        "max_steps": limit,
         "per_device_train_batch_size": per_device,
         "per_device_eval_batch_size": per_device,
         "gradient_accumulation_steps": parameters["gradient_accumulation"],

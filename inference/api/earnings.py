@@ -61,6 +61,9 @@ class LineSerializer(serializers.Serializer[Line]):
     fee = AmountField(help_text="The marketplace's part of that.")
     refunded = AmountField(help_text="What operators gave back of the provider's part.")
     lease_income = AmountField(help_text="What allocations brought in, after the fee.")
+    training_income = AmountField(
+        help_text="What trainings brought in, after the fee, less what operators gave back."
+    )
     net = serializers.SerializerMethodField(help_text="All that is left to the provider.")
     busy_s = serializers.SerializerMethodField(help_text="Seconds that requests took, added up.")
     leased_s = serializers.SerializerMethodField(help_text="Seconds that nodes were allocated and paid.")
@@ -71,7 +74,7 @@ class LineSerializer(serializers.Serializer[Line]):
     )
     gpu_hours = serializers.FloatField(help_text="GPU-hours that were busy or allocated.")
     price_per_gpu_hour = serializers.SerializerMethodField(
-        help_text="What such an hour has brought in after fees; null where there was none."
+        help_text="What requests and allocations brought in after fees in such an hour; null where there was none."
     )
 
     def get_key(self, line: Line) -> str | None:

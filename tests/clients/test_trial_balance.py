@@ -239,10 +239,10 @@ def test_it_is_right_while_money_moves(alice, bob, fund):
         number = 0
         while not stop.is_set():
             number += 1
-            reference = f"training:{name}{number}"
+            reference = f"something:{name}{number}"
             ledger.hold(reference=reference, client_id=alice.pk, amount=2)
             ledger.settle(
-                reference=reference, amount=1, payee_id=bob.pk, fee=number % 2, kind=TransferKind.TRAINING
+                reference=reference, amount=1, payee_id=bob.pk, fee=number % 2, kind=TransferKind.TRANSFER
             )
         connections.close_all()
 

@@ -13,6 +13,7 @@ from clients.models import Blob, Hold, Transfer
 from finetune import deliveries, jobs
 from finetune.models import Attempt, AttemptOutcome, JobStatus
 from gpus.models import Node
+from inference.models import Model
 from tests.clients import ledger_books
 from tests.finetune import made
 from tests.finetune.nodes import CHECKPOINT, Caller, adapter, safetensors, sha256, with_token
@@ -64,6 +65,16 @@ def test_a_good_result_is_published_and_paid_for_once(caller: Caller, job: Any, 
     assert Transfer.objects.filter(kind="training").count() == 1
     assert ledger_books.wrong() == []
     assert caller.attempt.files.count() == 0
+
+
+def test_a_result_is_its_owners_though_somebody_has_its_name(caller: Caller, job: Any, alice: Any) -> None:
+    """A node that trains knows what the result will be called."""
+    taken = Model.objects.create(name=caller.get().json()["spec"]["title"])
+    assert caller.finish(adapter()).status_code == 200
+    job.refresh_from_db()
+    assert job.status == JobStatus.SUCCEEDED
+    assert (job.result.model.owner, job.result.model.name) == (alice, taken.name + job.uid.hex[8:])
+    assert not taken.revisions.exists()
 
 
 def test_a_result_of_a_job_that_was_cancelled_meanwhile_is_not_taken(caller: Caller, job: Any) -> None:

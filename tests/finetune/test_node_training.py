@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 
 from clients import credentials, keys
@@ -118,6 +120,37 @@ def test_events_are_noted_once_however_often_they_come(caller: Caller, job: Any)
     assert job.progress["step"] == 4
     assert [event.data["step"] for event in job.events.filter(kind="progress")] == [3, 4]
     assert caller.get().json()["next_event"] == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_reports_and_whoever_ends_an_attempt_do_not_wait_for_each_other(
+    caller: Caller, job: Any
+) -> None:
+    """Both lock the job first, and the attempt then."""
+
+    def report() -> None:
+        caller.say(PROGRESS)
+        connection.close()
+
+    reporting = threading.Thread(target=report)
+    with transaction.atomic(), connection.cursor() as cursor:
+        jobs.lock(job.pk)
+        reporting.start()
+        while not _is_waiting(cursor):
+            reporting.join(0.01)
+        cursor.execute("SET LOCAL lock_timeout = '500ms'")
+        attempts.stopped(caller.attempt.token, now=timezone.now())
+    reporting.join()
+    job.refresh_from_db()
+    assert (job.status, job.progress) == (JobStatus.PENDING, {})
+
+
+def _is_waiting(cursor: Any) -> bool:
+    """Whether somebody waits for this connection."""
+    cursor.execute(
+        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+    )
+    return bool(cursor.fetchone()[0])
 
 
 def test_a_gap_in_the_numbers_is_no_trouble(caller: Caller, job: Any) -> None:

@@ -45,6 +45,23 @@ def test_a_quote_says_what_it_costs_before_anything_does(api, alice, dataset):
     assert not Hold.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("said", "epochs"),
+    [
+        ({"n_epochs": 1, "max_steps": 10_000}, 1),
+        ({"n_epochs": 3, "max_steps": 2, "batch_size": 4}, 2 / 3),
+        ({"n_epochs": 0.01, "batch_size": 4, "gradient_accumulation": 3}, 1),
+        ({"n_epochs": 0.5, "batch_size": 4}, 2 / 3),
+        ({"n_epochs": 3, "batch_size": 5}, 3),
+    ],
+)
+def test_what_is_trained_is_what_is_paid_for(api, alice, dataset, said, epochs):
+    """A training is made of whole steps: of 12 rows, and no more of them than there are epochs for."""
+    quoted = api(alice).post(QUOTE, {"model": "toy", "dataset": dataset, "hyperparameters": said}).json()
+    assert quoted["epochs"] == pytest.approx(epochs)
+    assert quoted["trained_tokens"] == pytest.approx(quoted["tokens"] * epochs, abs=1)
+
+
 def test_a_job_costs_what_its_quote_said(api, alice, dataset):
     said = {"model": "toy", "hyperparameters": {"n_epochs": 2, "max_steps": 3}}
     quoted = api(alice).post(QUOTE, said | {"dataset": dataset}).json()["price"]

@@ -141,6 +141,14 @@ def test_the_sweep_catalogues_new_names_once(bob: Any, charlie: Any) -> None:
     assert (row.name, row.description, row.version, row.owner) == ("toy", "A toy.", "abc", None)
 
 
+def test_a_node_cannot_claim_a_name_that_the_marketplace_gives(bob: Any) -> None:
+    join(bob, ModelSpec("ft:toy:alice:live"))
+
+    assert tasks.sweep_catalogue() == 0
+    assert not Model.objects.exists()
+    assert catalogue.load().entries == {}
+
+
 def test_it_says_what_nodes_that_can_answer_now_ask(bob: Any, operator: Any, monkeypatch: Any) -> None:
     terms.change(by=operator, reason="t", default_input_price=5)
     for number, price in enumerate((Wish(3, 7), Wish(4, 12), None, Wish(0, 0))):

@@ -66,7 +66,7 @@ def test_a_hold_that_may_be_needed_is_not_released(books, browser, alice, fund, 
     reference, age = {
         "running": (f"inference:{request_of(alice, 'running').pk}", timedelta(days=1)),
         "new": ("inference:998", timedelta(0)),
-        "unknown": ("training:7", timedelta(days=1)),
+        "unknown": ("something:7", timedelta(days=1)),
     }[what]
     hold = hold_of(alice, reference, age=age)
     path = f"/admin/clients/hold/{reference.replace(':', '_3A')}/release/"

@@ -65,6 +65,10 @@ def test_it_stops_after_as_many_steps_as_it_may_make(causal: Made, train: Train,
     assert said["tokens"] == pytest.approx(ear.all("data")[0]["tokens"] * 3 / 5, rel=0.01)
 
 
+def test_a_limit_of_steps_is_no_way_to_more_epochs(causal: Made, train: Train) -> None:
+    assert train(causal(n_epochs=1, max_steps=50))["steps"] == 5
+
+
 def test_the_best_weights_are_kept_and_not_the_last(causal: Made, train: Train, ear: Ear) -> None:
     """Trained on something else than it is measured on, it becomes better at first, and worse in the end."""
     spec = causal(

@@ -95,9 +95,10 @@ async def test_each_errand_is_a_program_that_is_told_what_to_do(node: Node) -> N
 
 
 async def test_what_is_wanted_no_longer_is_ended_at_once(node: Node) -> None:
+    before = psutil.Process().children()
     node.trainings.heed([errand()])
     await node.until(lambda: any(node.heard()))
-    (process,) = psutil.Process().children()
+    (process,) = (each for each in psutil.Process().children() if each not in before)
     node.trainings.heed([])
     await node.until(lambda: node.trainings.active == 0)
     assert not process.is_running()
