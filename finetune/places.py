@@ -162,10 +162,7 @@ def choose(
     asked = {each: each.price(tokens, seconds(each)) for each in found.places}
     within = [each for each in found.places if each.node_id is None or asked[each] <= _agreed(job, each)]
     if not within:
-        return (
-            None,
-            found.why_none() if not found.places else _TOO_DEAR,
-        )
+        return None, "All places ask more than was agreed at the start." if found.places else found.why_none()
     free = [each for each in within if (here_is_free if each.node_id is None else each.is_free)]
     if not free:
         return None, "All places that would do are busy." if within[1:] else f"{within[0].name} is busy."

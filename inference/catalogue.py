@@ -21,7 +21,6 @@ from inference.models import Hosting, HostingState, Model
 from marketplace.errors import NotFound
 from marketplace.money import MoneyField
 
-
 # Names of what was trained here, and of what is deployed: the marketplace gives them, a node cannot claim them.
 GIVEN = "ft:"
 

@@ -188,9 +188,7 @@ def report(scope: Scope, *, group: str, now: datetime) -> Report:
             lines = [made.total] if group == "model" else [made.total, made.line(key, lease.node_name)]
             for line in lines:
                 _count_lease(line, lease, piece, nodes.get(lease.node_id))
-    for income in chain.from_iterable(of(scope) for of in _others):
-        for line in (made.total, made.line(income.key(group), income.node_name)):
-            line.training_income += income.amount
+    _count_others(made)
     for node_id, node in nodes.items():
         made.total.slot_ms += node.all_slots * node.online_ms(scope.since, until)
         for key, piece in _pieces(made, node_id, node.owner_id, until):
@@ -210,6 +208,12 @@ def _pieces(made: Report, node_id: int, owner_id: int, until: datetime) -> Itera
         end = min(until, since.replace(hour=0) + timedelta(days=1))
         yield since.date(), (since, end)
         since = end
+
+
+def _count_others(made: Report) -> None:
+    for income in chain.from_iterable(of(made.scope) for of in _others):
+        for line in (made.total, made.line(income.key(made.group), income.node_name)):
+            line.training_income += income.amount
 
 
 def _count(line: Line, row: _Row, node: Capacity | None) -> None:

@@ -35,8 +35,10 @@ AWAY_FOR = timedelta(seconds=20)
 # One that was asked and does not begin, or says nothing of its loading for so long, has failed.
 BEGINS_WITHIN, LOADS_WITHIN = timedelta(minutes=3), timedelta(minutes=30)
 LINKS_LAST = timedelta(hours=6)
-# Nobody has asked it for so long: it may have to make room for another one.
-IDLE_AFTER = timedelta(minutes=10)
+# Nobody has asked it for so long: it may have to make room for another one. What is brought back quickly goes sooner.
+IDLE_AFTER, ADAPTER_IDLE_AFTER = timedelta(minutes=10), timedelta(seconds=30)
+# Nobody has ever asked it since it is served.
+UNASKED_AFTER = timedelta(seconds=10)
 TOPIC = "catalogue"
 MOST_AT_ONCE = 100
 
@@ -66,8 +68,10 @@ def want(model: Model, *, now: datetime) -> Hosting | None:
         try:
             node = choose(model, now=now)
         except NoHost:
-            _make_room(model, now)
-            return None
+            found = _make_room(model, now)
+            if found is None:
+                return None
+            node = found
         return _ask(node.pk, model, model.revision, now)
 
 
@@ -77,19 +81,29 @@ def _locked(model: Model) -> None:
     model.refresh_from_db(fields=["revision", "owner"])
 
 
-def _make_room(model: Model, now: datetime) -> None:
-    """On the nodes that could host a model, have the one rest that was idle for longest; a sweep asks the node then."""
+def _make_room(model: Model, now: datetime) -> Node | None:
+    """Of all that is on the nodes that could host a model, have the one rest that was idle for longest.
+
+    The node that now has room; None where there is none yet.
+    """
     assert model.revision is not None
     base = revisions.chain(model.revision)[0].model.name
-    nodes_of = [node.pk for node in _candidates(model, now) if _suits(node, model.revision, base)]
+    able = {node.pk: node for node in _candidates(model, now) if _suits(node, model.revision, base)}
     last_used = Greatest("asked_at", Coalesce("model__used_at", "asked_at"))
     # What a name leads to stays: somebody counts on it.
-    others = Hosting.objects.filter(node_id__in=nodes_of, model__aliases=None).exclude(model=model)
-    idle = others.annotate(last_used=last_used)
-    longest = idle.filter(last_used__lt=now - IDLE_AFTER).order_by("last_used").first()
-    if longest is not None:
-        Model.objects.filter(pk=longest.model_id).update(rests_since=now)
-        _forget(Hosting.objects.filter(model_id=longest.model_id))
+    others = Hosting.objects.filter(node_id__in=able, model__aliases=None).exclude(model=model)
+    idle = others.annotate(last_used=last_used).filter(
+        Q(last_used__lt=now - IDLE_AFTER)
+        | Q(last_used__lt=now - ADAPTER_IDLE_AFTER, revision__kind=RevisionKind.ADAPTER)
+        | Q(model__used_at=None, state=HostingState.SERVING, changed_at__lt=now - UNASKED_AFTER)
+    )
+    longest = idle.order_by("last_used").first()
+    if longest is None:
+        return None
+    Model.objects.filter(pk=longest.model_id).update(rests_since=now)
+    _forget(Hosting.objects.filter(model_id=longest.model_id))
+    node = able[longest.node_id]
+    return node if node.hosts <= HostingTalent.read(node.hosting).most else None  # type: ignore[attr-defined]
 
 
 def used(names: Iterable[str], *, now: datetime) -> None:

@@ -243,19 +243,42 @@ def test_one_that_nobody_asks_makes_room_and_the_next_request_brings_it_back(
     other = Model.objects.create(name="alice/other", owner=alice)
     revision(other, "b")
 
-    assert hosting.want(other, now=NOW) is None  # there is no room yet
+    assert hosting.want(other, now=NOW) is not None
     model.refresh_from_db()
     assert (model.rests_since, model.is_hosted) == (NOW, True)
-    hosting.sweep(now=NOW)
     assert list(Hosting.objects.values_list("model__name", flat=True)) == ["alice/other"]
 
     # It is asked for: the other one, of which nothing was heard since, has to go.
     later = NOW + hosting.IDLE_AFTER * 2
     hosting.used(["alice/tiny"], now=later)
-    hosting.sweep(now=later)
     assert list(Hosting.objects.values_list("model__name", flat=True)) == ["alice/tiny"]
     model.refresh_from_db()
     assert (model.rests_since, model.used_at) == (None, later)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unused", "gone"),
+    [
+        ("full", timedelta(minutes=5), False),
+        ("full", None, True),
+        ("adapter", timedelta(minutes=5), True),
+        ("adapter", timedelta(seconds=20), False),
+        ("adapter", None, True),
+    ],
+)
+def test_what_is_brought_back_quickly_goes_sooner_and_what_nobody_ever_asked_at_once(
+    add: Callable[..., Node], model: Model, alice: Any, kind: str, unused: timedelta | None, gone: bool
+) -> None:
+    node = add("one", most=1)
+    asked = NOW - timedelta(seconds=15) if unused is None else NOW - timedelta(hours=1)
+    hosting.want(model, now=asked)
+    say(node, model, "serving", now=asked)
+    if unused is not None:
+        hosting.used([model.name], now=NOW - unused)
+    Revision.objects.filter(model=model).update(kind=kind)
+    other = Model.objects.create(name="alice/other", owner=alice)
+    revision(other, "b")
+    assert (hosting.want(other, now=NOW) is not None) is gone
 
 
 def test_one_that_is_asked_keeps_its_room(add: Callable[..., Node], model: Model, alice: Any) -> None:
