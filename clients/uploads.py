@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Max, Sum
 
-from clients import files
+from clients import files, quotas
 from clients.models import Blob, Client, Upload, UploadPart, UploadStatus
 from marketplace.errors import Conflict, InvalidRequest, NotFound
 from marketplace.storage import TooLarge
@@ -71,7 +71,7 @@ def parts(upload: Upload) -> Sequence[UploadPart]:
 def add(upload: Upload, blob: Blob, *, number: int | None, now: datetime) -> UploadPart:
     """Note a part that has arrived: at its place, where it replaces what was there, or (None) behind the last.
 
-    Raises UploadClosed, TooLarge, InvalidRequest for a place that cannot be.
+    Raises UploadClosed, TooLarge, quotas.StorageFull, InvalidRequest for a place that cannot be.
     """
     for _ in range(100):
         try:
@@ -91,6 +91,9 @@ def _add(upload: Upload, blob: Blob, number: int | None, now: datetime) -> Uploa
         number = (others.aggregate(last=Max("number"))["last"] or 0) + 1 if others.exists() else 0
     if not 0 <= number < UploadPart.MOST:
         raise InvalidRequest(f"Parts have numbers from 0 to {UploadPart.MOST - 1}.", param="part_number")
+    # Also exact where many parts arrive at once.
+    there = upload.parts.filter(number=number).aggregate(total=Sum("blob__size"))["total"] or 0
+    quotas.check(upload.owner, blob.size - there)
     limit = settings.MAX_FILE_BYTES if upload.size is None else upload.size
     if (others.aggregate(total=Sum("blob__size"))["total"] or 0) + blob.size > limit:
         raise TooLarge(limit)

@@ -260,7 +260,7 @@ def lose(token: UUID, *, code: str, reason: str, now: datetime) -> None:
 
 def stopped(token: UUID, *, now: datetime) -> None:
     """End an attempt that has stopped as it was told to: by its owner, or because its worker or node is closing."""
-    _end(token, AttemptOutcome.STOPPED, "handed_back", "Its place closed in good order.", True, now)
+    _end(token, AttemptOutcome.STOPPED, places.HANDED_BACK, "Its place closed in good order.", True, now)
 
 
 @transaction.atomic

@@ -44,6 +44,13 @@ def find(said: str, *, owner: Client | None, allowed: Collection[str] = ()) -> R
     return found
 
 
+def check_allowed(base: Revision, *, owner: Client, allowed: Collection[str] = ()) -> None:
+    """Raises ModelNotFound where `find` would not find a revision (any longer)."""
+    models = _allowed(visible_to(owner), allowed)
+    if not models.filter(pk=base.model_id).exists():
+        raise _not_found(base.model.name, models)
+
+
 def why_needed(model: Model) -> str:
     """What a model must not be deleted for, as a sentence; empty if nothing."""
     job = Job.objects.filter(base__model=model).exclude(status__in=Job.ENDED).first()

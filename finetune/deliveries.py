@@ -144,12 +144,23 @@ def invite(attempt: Attempt, *, path: str, sha256: str, size: int, now: datetime
 
 
 def _check_room(attempt: Attempt, path: str, size: int) -> None:
-    base = sum(each.size for each in revisions.chain(attempt.job.base))
-    state, result = _STATES * base + _SLACK, _RESULTS * base + _SLACK
+    state, result = _most(attempt)
     others = sum(attempt.files.exclude(path__in=(path, CHECKPOINT)).values_list("blob__size", flat=True))
     limit = min(state if path == CHECKPOINT else result - others, settings.MAX_FILE_BYTES)
     if size > limit:
         raise TooLarge(max(0, limit))
+    _check_sum(attempt, size)
+
+
+def _most(attempt: Attempt) -> tuple[int, int]:
+    """Bytes of a checkpoint, and of a result."""
+    base = sum(each.size for each in revisions.chain(attempt.job.base))
+    return _STATES * base + _SLACK, _RESULTS * base + _SLACK
+
+
+def _check_sum(attempt: Attempt, size: int) -> None:
+    """Raises TooMuch."""
+    state, result = _most(attempt)
     in_all = state * _most_checkpoints(attempt) + result
     if int(attempt.facts.get(_RECEIVED, 0)) + size > in_all:
         raise TooMuch(f"One attempt may send {in_all} bytes in all.")
@@ -171,10 +182,9 @@ def check_link(token: str, *, now: datetime) -> dict[str, Any]:
 
 
 def receive(token: str, chunks: Iterable[bytes], *, now: datetime) -> SentFile:
-    """Take what comes by a link. Raises LinkRefused, AttemptOver, WrongContent, TooLarge."""
+    """Take what comes by a link. Raises LinkRefused, AttemptOver, TooMuch, WrongContent, TooLarge."""
     said = check_link(token, now=now)
-    if not Attempt.objects.filter(pk=said["attempt"], ended_at=None).exists():
-        raise AttemptOver
+    _count(said)
     with storage.spool(chunks, limit=said["size"]) as spooled:
         if (spooled.size, spooled.sha256) != (said["size"], said["sha256"]):
             raise WrongContent(
@@ -183,18 +193,31 @@ def receive(token: str, chunks: Iterable[bytes], *, now: datetime) -> SentFile:
             )
         blob = files.keep(spooled)
     with transaction.atomic():
-        attempt = (
-            Attempt.objects.select_for_update(no_key=True).filter(pk=said["attempt"], ended_at=None).first()
-        )
-        if attempt is None:
-            raise AttemptOver
-        attempt.facts[_RECEIVED] = int(attempt.facts.get(_RECEIVED, 0)) + blob.size
+        attempt = _locked(said)
         attempt.heard_at = now
-        attempt.save(update_fields=["facts", "heard_at"])
+        attempt.save(update_fields=["heard_at"])
         sent, _ = SentFile.objects.update_or_create(
             attempt=attempt, path=said["path"], defaults={"blob": blob}
         )
     return sent
+
+
+@transaction.atomic
+def _count(said: Mapping[str, Any]) -> None:
+    """Count a file that is about to come: many links may be out, and each may be used at the same time."""
+    attempt = _locked(said)
+    _check_sum(attempt, said["size"])
+    attempt.facts[_RECEIVED] = int(attempt.facts.get(_RECEIVED, 0)) + said["size"]
+    attempt.save(update_fields=["facts"])
+
+
+def _locked(said: Mapping[str, Any]) -> Attempt:
+    """The attempt that a link is for. Raises AttemptOver."""
+    open_ones = Attempt.objects.select_for_update(no_key=True).filter(pk=said["attempt"], ended_at=None)
+    attempt = open_ones.first()
+    if attempt is None:
+        raise AttemptOver
+    return attempt
 
 
 def keep_checkpoint(attempt: Attempt, *, step: int, sha256: str, metrics: Any, now: datetime) -> None:
@@ -248,6 +271,14 @@ def finish(
         raise AttemptOver("The node has left the marketplace.") from None
     if not taken:
         raise AttemptOver
+
+
+def fail(attempt: Attempt, *, code: str, reason: str, retry: bool, now: datetime) -> None:
+    """End an attempt that has failed by its node's word. That it can succeed nowhere is believed of two providers."""
+    assert attempt.node is not None
+    others = Attempt.objects.filter(job=attempt.job, run=attempt.run, outcome=AttemptOutcome.FAILED)
+    is_confirmed = attempt.node.trusted or others.exclude(node__owner=attempt.node.owner_id).exists()
+    attempts.fail(attempt.token, code=code, reason=reason, retry=retry or not is_confirmed, now=now)
 
 
 def _check_result(attempt: Attempt, made: Mapping[str, Blob], said: Mapping[str, Any]) -> None:

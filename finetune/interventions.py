@@ -47,7 +47,7 @@ def restart(job: Job, *, by: Client, reason: str, now: datetime) -> Job:
     locked = jobs.lock(job.pk)
     if not locked.has_ended:
         raise WrongState(locked, "has ended can be restarted")
-    again = ordering.again(locked, now=now)
+    again = ordering.again(locked, now=now, api_key_id=locked.api_key_id)
     _note(again, "restart_job", "Restarted by an operator", by, reason, now, price=money.render(again.price))
     job.refresh_from_db()
     return job

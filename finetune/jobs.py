@@ -102,7 +102,8 @@ def start(order: Order, *, now: datetime) -> Job:
 
 def _keep(base: Revision, *datasets: Dataset | None) -> None:
     """Lock what a job needs, so that it is not deleted meanwhile. Raises NotTrainable, DatasetUnusable."""
-    Model.objects.select_for_update(no_key=True).get(pk=base.model_id)
+    # One that is gone has no files any more.
+    Model.objects.select_for_update(no_key=True).filter(pk=base.model_id).first()
     method = quotes.method_of(base)
     wanted = {each.pk for each in datasets if each is not None}
     for each in Dataset.objects.select_for_update(no_key=True).filter(pk__in=wanted).order_by("pk"):
@@ -185,7 +186,7 @@ def resume(job: Job, *, now: datetime) -> Job:
     return _changed(job, change)
 
 
-def restart(job: Job, *, quote: Quote, now: datetime) -> Job:
+def restart(job: Job, *, quote: Quote, now: datetime, api_key_id: int | None = None) -> Job:
     """Run a job that has ended once more from its beginning, for a new price; one that waits just waits on.
 
     What an earlier run has made stays in the catalogue. Raises WrongState while it runs, and what `ledger.hold` does.
@@ -199,7 +200,7 @@ def restart(job: Job, *, quote: Quote, now: datetime) -> Job:
         _keep(locked.base, locked.dataset, locked.validation)
         locked.run += 1
         locked.price, locked.tokens, locked.epochs = quote.price, quote.tokens, quote.epochs
-        locked.parameters = quote.parameters
+        locked.parameters, locked.api_key_id = quote.parameters, api_key_id
         locked.terms_id, locked.charged, locked.fee, locked.provider = terms.current().pk, 0, 0, None
         locked.result, locked.is_better, locked.metrics, locked.progress = None, None, {}, {}
         locked.started_at = locked.finished_at = locked.not_before = None

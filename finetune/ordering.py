@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -122,17 +123,21 @@ def start_once(order: Order, *, now: datetime) -> tuple[Job, bool]:
         return first, True
 
 
-def again(job: Job, *, now: datetime) -> Job:
+def again(
+    job: Job, *, now: datetime, api_key_id: int | None = None, allowed: Collection[str] = ()
+) -> Job:
     """Run a job that has ended once more, for what it costs today; one that waits just waits on.
 
-    Raises WrongState, and what `quotes.make` does.
+    It is the API key of whoever asks now whose limits count. Raises WrongState, ModelNotFound, and what `quotes.make`
+    does.
     """
     if job.status == JobStatus.PENDING:
         return job
     if not job.has_ended:
         raise WrongState(job, "has ended can be restarted")
+    bases.check_allowed(job.base, owner=job.owner, allowed=allowed)
     quote = quotes.make(
         owner=job.owner, base=job.base, dataset=job.dataset, validation=job.validation, asked=job.asked,
         where=Where(job.where), allocation_id=job.allocation_id, now=now,
     )  # fmt: skip
-    return jobs.restart(job, quote=quote, now=now)
+    return jobs.restart(job, quote=quote, api_key_id=api_key_id, now=now)

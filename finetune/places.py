@@ -20,6 +20,11 @@ from gpus.talents import Training
 from inference.models import Revision
 from marketplace import money
 
+# Why an attempt ended whose place closed in good order.
+HANDED_BACK = "handed_back"
+# A node where a run has come to nothing so often gets it only where no other place would do.
+_OFTEN = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -155,7 +160,7 @@ def choose(
     """A free place for a job that asks no more than was agreed, and else why there is none.
 
     `seconds` says how long it may take at a place. Nodes come first, the cheapest of them; those where this run has
-    failed before come last.
+    failed before come last, and not at all where that was often and another place would do.
     """
     found = find(Wish.of(job), now=now)
     tokens = int(job.tokens * job.epochs)
@@ -163,9 +168,17 @@ def choose(
     within = [each for each in found.places if each.node_id is None or asked[each] <= _agreed(job, each)]
     if not within:
         return None, "All places ask more than was agreed at the start." if found.places else found.why_none()
+    failed = _failed(job)
+    within = [each for each in within if each.node_id is None or failed[each.node_id] < _OFTEN] or within
     free = [each for each in within if (here_is_free if each.node_id is None else each.is_free)]
     if not free:
         return None, "All places that would do are busy." if within[1:] else f"{within[0].name} is busy."
-    before = Attempt.objects.filter(job=job, run=job.run).exclude(ended_at=None)
-    failed = set(before.exclude(outcome=AttemptOutcome.STOPPED).values_list("node_id", flat=True))
     return min(free, key=lambda each: (each.node_id in failed, each.node_id is None, asked[each])), ""
+
+
+def _failed(job: Job) -> Counter[int | None]:
+    """How often a job's present run came to nothing, by node. What its owner paused tells nothing against a node."""
+    before = Attempt.objects.filter(job=job, run=job.run).exclude(ended_at=None)
+    by_itself = Q(code=HANDED_BACK) & ~Q(node=None)
+    counted = before.filter(~Q(outcome=AttemptOutcome.STOPPED) | by_itself)
+    return Counter(counted.values_list("node_id", flat=True))

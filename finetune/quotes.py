@@ -25,6 +25,8 @@ from marketplace.errors import Conflict, InvalidRequest, Unavailable
 _CPU_FLOPS, _GPU_FLOPS = 2e10, 2e13
 # Loading, measuring before and after, and packing up.
 _AROUND_S = 15.0
+# Tokens per second. Nothing that trains is slower, whatever a node says.
+_SLOWEST = 0.01
 
 
 class DatasetNotReady(Conflict):
@@ -170,7 +172,9 @@ def seconds(job: Job, place: Place | None = None) -> float:
 
 def _seconds(base: Revision, total: int, place: Place | None) -> tuple[float, bool]:
     """How long so many tokens may take, and whether that comes from trainings of this model."""
-    past = Attempt.objects.filter(job__base=base, outcome=AttemptOutcome.SUCCEEDED, facts__tokens_per_s__gt=0)
+    past = Attempt.objects.filter(
+        job__base=base, outcome=AttemptOutcome.SUCCEEDED, facts__tokens_per_s__gte=_SLOWEST
+    )
     if place is not None:
         past = past.filter(node=None) if place.node_id is None else past.filter(node_id=place.node_id)
     speeds = [row["tokens_per_s"] for row in past.order_by("-id").values_list("facts", flat=True)[:10]]

@@ -14,9 +14,9 @@ from django.conf import settings
 from django.utils import timezone
 
 from finetune import attempts, workshop
-from finetune.models import Attempt
+from finetune.models import Attempt, Where
 from gpus import nodes
-from gpus.models import Gateway, Node
+from gpus.models import Gateway, Lease, Node
 
 LOOK_EVERY_S = 1.0
 # Between two looks. What took longer was the database's absence, or this machine's: the node could not report either.
@@ -77,7 +77,7 @@ def _look(attempt: Attempt, patience: _Patience) -> bool:
             attempt.token, code="time_limit", reason="It took longer than it may.", retry=False, now=now
         )
         return False
-    gone = _gone(attempt.node_id) or (_SILENT if is_silent else None)
+    gone = _gone(attempt) or (_SILENT if is_silent else None)
     if gone is not None:
         attempts.lose(attempt.token, code=gone[0], reason=gone[1], now=now)
         return False
@@ -87,10 +87,10 @@ def _look(attempt: Attempt, patience: _Patience) -> bool:
 _SILENT = ("node_lost", "The node was not heard of any more.")
 
 
-def _gone(node_id: int) -> tuple[str, str] | None:
+def _gone(attempt: Attempt) -> tuple[str, str] | None:
     """Why a node may train no longer, if so: a code and a sentence."""
     node = (
-        Node.objects.filter(pk=node_id)
+        Node.objects.filter(pk=attempt.node_id)
         .values("suspended_at", "owner__provider_status", "owner__is_active")
         .first()
     )
@@ -99,6 +99,11 @@ def _gone(node_id: int) -> tuple[str, str] | None:
     admitted = node["owner__provider_status"] == "approved" and node["owner__is_active"]
     if node["suspended_at"] is not None or not admitted:
         return "node_suspended", "The node was suspended."
+    job = attempt.job
+    leases = Lease.objects.filter(node_id=attempt.node_id, allocation_id=job.allocation_id, ended_at=None)
+    if job.where == Where.ALLOCATION and not leases.exists():
+        # The training costs nothing besides the allocation: it goes no further than that.
+        return "allocation_over", "The node is not of its owner's allocation any more."
     return None
 
 

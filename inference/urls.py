@@ -36,7 +36,7 @@ urlpatterns = with_either_end(
         path("ai/models/<path:model>/revisions/<int:number>/archive", ModelArchiveView.as_view()),
         path("ai/models/<path:model>/revisions/<int:number>/files", ModelFilesView.as_view()),
         path("ai/models/<path:model>/revisions/<int:number>/files/<path:path>", ModelFileView.as_view()),
-        path("ai/models/<path:model>", AiModelView.as_view()),
+        path("ai/models/<model:model>", AiModelView.as_view()),
         path("llm_models/all-models/", AllModelsView.as_view()),
         path("llm_models/earnings/", EarningsView.as_view()),
         path("llm_models/missed/", MissedView.as_view()),

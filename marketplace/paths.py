@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from django.urls import URLPattern, path, register_converter
+from django.urls.converters import PathConverter
 from django.urls.resolvers import RoutePattern
 
 _LARGEST = 2**63 - 1
@@ -22,7 +23,14 @@ class RowId:
         return str(value)
 
 
+class ModelName(PathConverter):
+    """`<model:model>`: a name of several parts, unless it is what an upload's path begins with."""
+
+    regex = "(?!upload/parts/).+"
+
+
 register_converter(RowId, "id")
+register_converter(ModelName, "model")
 
 
 class Alias(URLPattern):

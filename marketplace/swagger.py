@@ -1,12 +1,13 @@
 """What Swagger and Redoc say of the API: every endpoint with its real answers, 4xx included."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
 from django.urls import URLPattern
 from drf_yasg import openapi
+from drf_yasg.generators import OpenAPISchemaGenerator
 from drf_yasg.inspectors import FieldInspector, PaginatorInspector, SwaggerAutoSchema
 from drf_yasg.views import get_schema_view
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -56,6 +57,64 @@ class ReadOnlyInspector(FieldInspector):
         return result
 
 
+class NullableInspector(FieldInspector):
+    """An object that may be null: a bare reference cannot say so."""
+
+    def process_result(self, result: Any, method_name: str, obj: Any, **_kwargs: Any) -> Any:
+        if isinstance(result, openapi.SchemaRef) and getattr(obj, "allow_null", False):
+            return openapi.Schema(
+                type=openapi.TYPE_OBJECT, description=obj.help_text, allOf=[result], x_nullable=True
+            )
+        return result
+
+
+class Generator(OpenAPISchemaGenerator):
+    """Says of what is only ever answered that its texts may be empty; that is asked of what is sent alone."""
+
+    def get_schema(self, *args: Any, **kwargs: Any) -> openapi.Swagger:
+        found = super().get_schema(*args, **kwargs)
+        sent: set[str] = set()
+        for name in _named(_bodies(found.paths)):
+            _gather(name, found.definitions, sent)
+        for name, definition in found.definitions.items():
+            if name not in sent:
+                _let_be_empty(definition)
+        return found
+
+
+def _bodies(paths: openapi.Paths) -> Iterator[Any]:
+    for item in paths.values():
+        for operation in item.operations:
+            yield from operation[1].parameters
+
+
+def _gather(name: str, definitions: Any, found: set[str]) -> None:
+    """This definition's name, and those of all that it refers to."""
+    if name not in found:
+        found.add(name)
+        for other in _named([definitions[name]]):
+            _gather(other, definitions, found)
+
+
+def _named(things: Iterable[Any]) -> Iterator[str]:
+    """The definitions that these refer to."""
+    for thing in things:
+        if isinstance(thing, openapi.SchemaRef):
+            yield thing["$ref"].rsplit("/", 1)[1]
+        elif isinstance(thing, Mapping):
+            yield from _named(thing.values())
+        elif isinstance(thing, list):
+            yield from _named(thing)
+
+
+def _let_be_empty(thing: Any) -> None:
+    if isinstance(thing, dict):
+        thing.pop("minLength", None)
+    if isinstance(thing, (dict, list)):
+        for inner in thing.values() if isinstance(thing, dict) else thing:
+            _let_be_empty(inner)
+
+
 class AutoSchema(SwaggerAutoSchema):
     """Adds to each operation the errors that its kind can answer, in the shape of the API it belongs to.
 
@@ -63,7 +122,7 @@ class AutoSchema(SwaggerAutoSchema):
     """
 
     paginator_inspectors = (BareArrayInspector,)
-    field_inspectors = (ReadOnlyInspector, *SwaggerAutoSchema.field_inspectors)
+    field_inspectors = (NullableInspector, ReadOnlyInspector, *SwaggerAutoSchema.field_inspectors)
 
     def get_response_serializers(self) -> dict[str, Any]:
         found: dict[str, Any] = super().get_response_serializers()
@@ -159,6 +218,7 @@ def schema_view(patterns: Iterable[URLPattern]) -> Any:
     """The class of the views that show these endpoints, to everybody."""
     view = get_schema_view(
         INFO,
+        generator_class=Generator,
         public=True,
         patterns=documented(patterns),
         authentication_classes=(),

@@ -156,7 +156,7 @@ class FilesView(APIView):
                 "order", openapi.IN_QUERY, type=openapi.TYPE_STRING, enum=["asc", "desc"], default="desc"
             ),
         ],
-        responses={200: FileList, **errors(400, 401, 429)},
+        responses={200: FileList, **errors(400, 401, 404, 429)},
     )
     def get(self, request: Request) -> Response:
         rows, limit = _page(request)
@@ -203,7 +203,7 @@ def _page(request: Request) -> tuple[QuerySet[Dataset], int]:
     rows = datasets.visible_to(caller(request)).order_by("id" if order == "asc" else "-id")
     if "purpose" in said:
         rows = rows.filter(purpose=said["purpose"].replace("\0", ""))
-    if "after" in said:
+    if said.get("after"):
         last = datasets.find(said["after"], owner=caller(request))
         rows = rows.filter(**{"id__gt" if order == "asc" else "id__lt": last.pk})
     return rows, int(text)

@@ -265,7 +265,8 @@ class RestartView(APIView):
     def put(self, request: Request, id: str) -> Response:
         """Run a task that has ended once more, for what it costs today. One that is pending stays so; one that is
         processing is a 409."""
-        return Response(task_object(ordering.again(find_task(request, id), now=timezone.now())))
+        job, limits = find_task(request, id), ordering.limits_of(request.auth)
+        return Response(task_object(ordering.again(job, now=timezone.now(), **limits)))
 
 
 class CancelView(APIView):

@@ -94,7 +94,7 @@ class EventsRequest(Strict, serializers.Serializer[Any]):
     """What the trainer has said since. An empty list says that the node lives."""
 
     first = serializers.IntegerField(
-        min_value=1, max_value=_STEPS, help_text="The number of the first of these events."
+        min_value=1, max_value=_STEPS - MOST_AT_ONCE, help_text="The number of the first of these events."
     )
     events = serializers.ListField(child=JSONObject(), max_length=MOST_AT_ONCE)
 
@@ -305,7 +305,7 @@ class FailView(NodeView):
     )
     def post(self, request: Request, attempt: UUID) -> Response:
         found, said = self.attempt(attempt), _read(FailRequest, request)
-        attempts.fail(found.token, **said, now=timezone.now())
+        deliveries.fail(found, **said, now=timezone.now())
         return Response({}, status=status.HTTP_200_OK)
 
 

@@ -147,15 +147,17 @@ class ModelInput(serializers.Serializer[Any]):
 
 
 class ModelOutput(serializers.Serializer[Any]):
-    inference_id = serializers.CharField()
-    model_id = serializers.CharField()
-    status = serializers.CharField()
-    latency = serializers.FloatField(help_text="Seconds.")
-    usage = Usage()
+    inference_id = serializers.CharField(required=False)
+    model_id = serializers.CharField(required=False)
+    status = serializers.CharField(required=False)
+    latency = serializers.FloatField(required=False, help_text="Seconds.")
+    usage = Usage(required=False)
 
     class Meta:
         # Its type follows the input's: a text, or one vector, or several.
-        swagger_schema_fields = {"description": "`output` holds the answer: a text, a vector, or vectors."}
+        swagger_schema_fields = {
+            "description": "`output` holds the answer: a text, a vector, or vectors. A dry run has none of this."
+        }
 
 
 class _HotPath(APIView):

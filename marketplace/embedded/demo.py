@@ -1,6 +1,7 @@
 """The main job in front of the user, over HTTP like anybody's: a streamed prompt, an embedding, and two trainings.
 
-`python -m marketplace.embedded.demo URL` with the key in `API_KEY`. Exit status 0 if all of it was done.
+`python -m marketplace.embedded.demo URL` with the key in `API_KEY`, and in `MODELS_DIR` the node's folder of models.
+Exit status 0 if all of it was done.
 """
 
 import os

@@ -32,7 +32,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, models, probe = sys.argv[1:]
-base = next(Path(models).glob("toy-*/model.safetensors")).parent
+base = max(Path(models).glob("toy-[0-9]*/model.safetensors"), key=lambda file: file.stat().st_mtime).parent
 tokenizer = AutoTokenizer.from_pretrained(base)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
 said = [{"role": "user", "content": probe}]

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from clients import credentials, keys
-from finetune import attempts, jobs, supervision
+from finetune import attempts, deliveries, jobs, supervision
 from finetune.models import Attempt, AttemptOutcome, Checkpoint, Event, JobStatus
 from finetune.places import Place
 from tests.finetune import made
@@ -317,6 +317,44 @@ def test_a_failure_that_may_pass_is_tried_again(caller: Caller, job: Any) -> Non
 )
 def test_a_failure_in_another_form_is_refused(caller: Caller, body: dict[str, Any]) -> None:
     assert caller.post("fail", body).status_code == 400
+
+
+def test_that_a_training_can_succeed_nowhere_is_believed_of_two_providers(
+    caller: Caller, job: Any, charlie: Any
+) -> None:
+    no_use = {"code": "bad_data", "reason": "Nobody can train this."}
+    assert caller.post("fail", no_use).status_code == 200
+    job.refresh_from_db()
+    assert job.status == JobStatus.PENDING, "one node alone ends nobody's job"
+    node = made.node(charlie, "other")
+    attempt = attempts._begin(job, Place(node.pk, "other"), "t", timezone.now())
+    assert Caller(attempt, with_token(node)).post("fail", no_use).status_code == 200
+    job.refresh_from_db()
+    assert (job.status, job.code) == (JobStatus.FAILED, "bad_data")
+
+
+def test_a_trusted_node_is_believed_alone(caller: Caller, job: Any, node: Any) -> None:
+    type(node).objects.filter(pk=node.pk).update(trusted=True)
+    assert caller.post("fail", {"code": "bad_data", "reason": "Nobody can train this."}).status_code == 200
+    job.refresh_from_db()
+    assert (job.status, job.code) == (JobStatus.FAILED, "bad_data")
+
+
+def test_links_beyond_what_an_attempt_may_send_are_no_use(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "_SLACK", 0)
+    monkeypatch.setattr(deliveries, "_MORE_CHECKPOINTS", 1)
+    contents = [bytes([number]) * 70 for number in range(10)]
+    urls = [caller.announce("checkpoint.tar", content).json()["url"] for content in contents]
+    statuses = [caller.put(url, content).status_code for url, content in zip(urls, contents, strict=True)]
+    assert statuses[0] == 200
+    assert statuses[-1] == 400, "the links were all given before anything came"
+
+
+def test_events_whose_numbers_end_are_refused(caller: Caller) -> None:
+    events = [{"event": "message", "text": "x"}] * 2
+    assert caller.say(*events, first=2**31 - 1).status_code == 400
 
 
 def test_a_training_that_is_handed_back_goes_on_elsewhere_however_often(

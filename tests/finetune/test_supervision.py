@@ -9,9 +9,10 @@ import pytest
 from django.utils import timezone
 
 from finetune import attempts, jobs, supervision, workshop
-from finetune.models import Attempt, AttemptOutcome, Job, JobStatus
+from finetune.models import Attempt, AttemptOutcome, Job, JobStatus, Where
 from finetune.supervision import _look, _Patience
-from gpus.models import Gateway, Node
+from gpus import allocations
+from gpus.models import Allocation, Gateway, Lease, Node
 from tests.finetune import made
 
 pytestmark = pytest.mark.django_db
@@ -113,6 +114,26 @@ def test_a_node_that_has_left_trains_no_longer(
     Node.objects.filter(pk=node.pk).delete()
     assert not look(attempt, _Patience(attempt.heard_at), clock, 1)
     assert state(attempt) == (AttemptOutcome.LOST, "node_left", JobStatus.PENDING)
+
+
+def test_what_costs_nothing_on_an_allocation_ends_with_it(
+    attempt: Attempt, clock: Clock, gateway: Gateway, alice: Any, bob: Any, node: Node
+) -> None:
+    now = timezone.now()
+    later = now + timedelta(hours=1)
+    allocation = Allocation.objects.create(
+        client=alice, task_type="training", gpu_count=1, created_at=now, expires_at=later
+    )
+    Lease.objects.create(
+        node=node, allocation=allocation, node_name=node.name, provider=bob, gpus=1, hour_price=1, fee_bps=0,
+        started_at=now, paid_until=now, expires_at=later,
+    )  # fmt: skip
+    Job.objects.filter(pk=attempt.job_id).update(where=Where.ALLOCATION, allocation_id=allocation.pk)
+    attempt = Attempt.objects.get(pk=attempt.pk)
+    assert look(attempt, _Patience(attempt.heard_at), clock, 1)
+    allocations.release(allocation_id=allocation.pk, client_id=alice.pk, now=now)
+    assert not look(attempt, _Patience(attempt.heard_at), clock, 1)
+    assert state(attempt) == (AttemptOutcome.LOST, "allocation_over", JobStatus.PENDING)
 
 
 def test_a_training_may_not_take_for_ever(

@@ -10,6 +10,7 @@ from django.db import connection
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from clients import keys
 from clients.models import Hold
 from finetune import attempts, jobs, results
 from finetune.models import Job
@@ -417,6 +418,16 @@ def test_whatever_has_ended_can_be_restarted(create, api, alice, state):
         finish(job)
     reply = api(alice).put(f"{PATH}/{id}/restart")
     assert (reply.status_code, reply.json()["status"]) == (200, "pending")
+
+
+def test_a_restart_counts_against_the_key_that_asks_for_it(create, api, alice):
+    id = create().json()["id"]
+    finish(Job.objects.get())
+    for limits, expected in (({"budget_day": 1}, 429), ({"allowed_models": ["other"]}, 404)):
+        client = APIClient()
+        client.credentials(HTTP_AUTHORIZATION=f"Bearer {keys.create(alice, name='k', **limits).key}")
+        assert client.put(f"{PATH}/{id}/restart").status_code == expected
+    assert (Job.objects.get().run, Job.objects.get().status) == (1, "succeeded")
 
 
 def test_a_restart_without_its_data_is_refused(create, api, alice, batch):

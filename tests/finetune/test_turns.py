@@ -184,3 +184,54 @@ def test_a_node_trains_as_many_at_once_as_it_says(alice: Any, bob: Any) -> None:
     for _ in range(3):
         made.job(alice, where=Where.NODES)
     assert [place_of(take()) for _ in range(3)] == ["two", "two", None]
+
+
+def test_a_node_that_hands_back_comes_last(alice: Any, bob: Any) -> None:
+    trains(made.node(bob, "shirker"), price=1)
+    trains(made.node(bob, "good"), price=2)
+    job = made.job(alice, where=Where.NODES)
+    first = take()
+    assert place_of(first) == "shirker"
+    assert first is not None
+    attempts.stopped(first.token, now=timezone.now())
+    assert place_of(take()) == "good"
+    assert job.attempts.count() == 2
+
+
+def test_a_node_where_a_run_is_lost_often_is_not_waited_with(alice: Any, bob: Any) -> None:
+    trains(made.node(bob, "silent"), price=1)
+    busy = trains(made.node(bob, "good"), price=2)
+    other = made.begin(made.job(alice, where=Where.NODES), busy)
+    job = made.job(alice, where=Where.NODES)
+    for _ in range(3):
+        lost = take()
+        assert place_of(lost) == "silent", "the other one is busy"
+        assert lost is not None
+        attempts.lose(lost.token, code="node_lost", reason="Silent.", now=timezone.now())
+    assert take() is None
+    end(other)
+    assert place_of(take()) == "good"
+    assert job.attempts.count() == 4
+
+
+def test_a_job_stays_with_the_only_node_that_may_train_it(alice: Any, bob: Any) -> None:
+    trains(made.node(bob, "shaky"), price=1)
+    made.job(alice, where=Where.NODES)
+    for _ in range(5):
+        lost = take()
+        assert place_of(lost) == "shaky"
+        assert lost is not None
+        attempts.lose(lost.token, code="node_lost", reason="Silent.", now=timezone.now())
+
+
+def test_a_speed_that_no_node_can_have_stops_nobody(alice: Any, bob: Any) -> None:
+    node = trains(made.node(bob, "liar"))
+    Node.objects.filter(pk=node.pk).update(
+        hour_price=Price.objects.create(node=node, owner=bob, hour_price=TOKEN)
+    )
+    done = made.begin(made.job(alice), node)
+    said = [{"event": "progress", "tokens_per_s": 5e-324}]
+    attempts.hear(done.token, said, first_number=1, now=timezone.now())
+    Attempt.objects.filter(pk=done.pk).update(outcome="succeeded", ended_at=timezone.now())
+    made.job(alice)
+    assert take() is not None

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from gpus.agent.engines import folders, toy
 from marketplace.embedded import lessons
 from marketplace.embedded.demo import CHAT_MODEL, EMBEDDING_MODEL
 from tests.flows.conftest import eventually
@@ -75,7 +76,7 @@ def said_by_plain_libraries(marketplace, folder, prompt):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = next((marketplace.home / "models").glob("toy-*/model.safetensors")).parent
+    base = folders.find(toy.NAME, models_dir=marketplace.home / "models").folder
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
     given = tokenizer.apply_chat_template(

@@ -41,7 +41,7 @@ def test_the_operator_can_enter_the_admin(marketplace):
 
 def test_the_main_job_is_done_in_front_of_the_user(marketplace):
     command = [sys.executable, "-m", "marketplace.embedded.demo", marketplace.url]
-    env = os.environ | {"API_KEY": marketplace.api_key}
+    env = os.environ | {"API_KEY": marketplace.api_key, "MODELS_DIR": str(marketplace.home / "models")}
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     assert re.search(r"node local-node, \d+ \+ \d+ tokens, first after \d+ ms, all after \d+ ms", done.stdout)
