@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-import stat
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,15 +19,13 @@ import orjson
 from finetune import arrow, layouts
 from finetune.formats import Fault
 from finetune.layouts import Item, Layout
+from marketplace import zips
 
 MOST_FILES = 1000
 # So much more than it takes in the archive may a large file be.
 MAX_RATIO = 200
 _SMALL = 1024 * 1024
-_MAX_LISTING = 4 * 1024 * 1024
 _MAX_STATE = 16 * 1024 * 1024
-# What reading an archive can raise that is damaged, or not what it says.
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 _NESTED = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".txt")
 TRAIN = "train"
@@ -62,15 +58,8 @@ class Archive:
 
     def __init__(self, file: IO[bytes], *, size: int, limit: int) -> None:
         try:
-            self._zip = zipfile.ZipFile(cast(IO[bytes], _Guarded(file)))
-        except (
-            zipfile.BadZipFile,
-            ValueError,
-            OSError,
-            EOFError,
-            NotImplementedError,
-            UnicodeDecodeError,
-        ) as error:
+            self._zip = zips.opened(file)
+        except (*zips.UNREADABLE, OSError) as error:
             raise BadArchive(
                 f"This is no zip file that can be read: {error}.", "Make the zip file anew."
             ) from None
@@ -130,14 +119,7 @@ class Archive:
                     yield 1, layout if isinstance(layout, Fault) else _NO_NESTING
                     return
                 yield from layouts.read(file, layout)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
+        except zips.UNREADABLE as error:
             yield 0, Fault("", f"It cannot be read on: {error}.", "Make the zip file anew.")
 
     def _saved(self, states: Sequence[zipfile.ZipInfo]) -> list[Member]:
@@ -160,7 +142,7 @@ class Archive:
             with self._zip.open(state) as file:
                 said = orjson.loads(file.read(_MAX_STATE))
             return [str(each["filename"]) for each in said["_data_files"]]
-        except (*_UNREADABLE, KeyError, TypeError) as error:
+        except (*zips.UNREADABLE, KeyError, TypeError) as error:
             raise BadArchive(
                 f"{state.filename} is not what `save_to_disk` writes ({type(error).__name__}).",
                 "Zip the folder that `save_to_disk` has made, as it is.",
@@ -195,53 +177,8 @@ def _is_hidden(name: str) -> bool:
 
 
 def _check(info: zipfile.ZipInfo) -> None:
-    name = info.filename
-    shown = repr(name[:100])
-    parts = PurePosixPath(name).parts
-    if (
-        not name
-        or name.startswith("/")
-        or "\\" in name
-        or ":" in name
-        or ".." in parts
-        or "\0" in info.orig_filename
-    ):
-        raise BadArchive(f"{shown} leads out of the archive.", "Give the files plain names.")
-    mode = info.external_attr >> 16
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise BadArchive(f"{shown} is a link or a device.", "Put the file itself into the archive.")
-    if info.flag_bits & 0x1:
-        raise BadArchive(f"{shown} is encrypted.", "Make the zip file without a password.")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadArchive(f"{shown} is compressed in a way that is not read here.", "Use plain zip (deflate).")
-    if name.lower().endswith(_NESTED):
-        raise BadArchive(f"{shown} is an archive in an archive.", _NO_NESTING.fix)
-    if info.file_size > max(_SMALL, MAX_RATIO * info.compress_size):
-        raise BadArchive(
-            f"{shown} would be more than {MAX_RATIO} times as large as it is in the archive.",
-            "Send it unpacked.",
-        )
-
-
-class _Guarded:
-    """A file that does not let its reader take everything into memory at once, whatever the archive says."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        if size > _MAX_LISTING:
-            raise ValueError("its list of files is too long")
-        return self._file.read(_MAX_LISTING if size < 0 else size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """The file stays its owner's."""
+    found = zips.fault(info, small=_SMALL, most_times=MAX_RATIO)
+    if found is not None:
+        raise BadArchive(found.message, found.fix)
+    if info.filename.lower().endswith(_NESTED):
+        raise BadArchive(f"{info.filename[:100]!r} is an archive in an archive.", _NO_NESTING.fix)

@@ -6,22 +6,17 @@ such an archive should not have (paths that lead outside, links, too many files,
 
 from __future__ import annotations
 
-import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
 
 from inference import weights
 from inference.weights import BadWeights
-from marketplace import storage
+from marketplace import storage, zips
 
 # So many times larger than in the archive may a file be; weights hardly get smaller.
 MAX_RATIO = 100
 _SMALL = 4 * 1024 * 1024
-_MAX_LISTING = 4 * 1024 * 1024
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
 def is_zip(path: Path) -> bool:
@@ -36,8 +31,8 @@ class ModelArchive:
     def __init__(self, path: Path, *, limit: int) -> None:
         self._file = path.open("rb")
         try:
-            self._zip = zipfile.ZipFile(cast(IO[bytes], _Guarded(self._file)))
-        except _BROKEN as error:
+            self._zip = zips.opened(self._file)
+        except (*zips.UNREADABLE, OSError) as error:
             self._file.close()
             raise BadWeights(f"This is no zip file that can be read: {error}.") from None
         self._infos = [info for info in self._zip.infolist() if not info.is_dir()]
@@ -79,7 +74,7 @@ class ModelArchive:
         try:
             with self._zip.open(info) as file:
                 yield from storage.chunks_of(file)
-        except _BROKEN as error:
+        except (*zips.UNREADABLE, OSError) as error:
             raise BadWeights(f"{info.filename[:100]!r} cannot be read from the archive: {error}.") from None
 
 
@@ -93,48 +88,6 @@ def _is_beside(name: str) -> bool:
 
 
 def _check(info: zipfile.ZipInfo) -> None:
-    name = info.filename
-    shown = repr(name[:100])
-    if (
-        name.startswith("/")
-        or "\\" in name
-        or ":" in name
-        or ".." in PurePosixPath(name).parts
-        or "\0" in info.orig_filename
-    ):
-        raise BadWeights(f"{shown} leads out of the archive.")
-    mode = info.external_attr >> 16
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise BadWeights(f"{shown} is a link or a device. Put the file itself into the archive.")
-    if info.flag_bits & 0x1:
-        raise BadWeights(f"{shown} is encrypted. Make the archive without a password.")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadWeights(
-            f"{shown} is compressed in a way that is not read here. Use plain zip (stored or deflated)."
-        )
-    if info.file_size > max(_SMALL, MAX_RATIO * info.compress_size):
-        raise BadWeights(f"{shown} would be more than {MAX_RATIO} times as large as it is in the archive.")
-
-
-class _Guarded:
-    """A file that does not let its reader take everything into memory at once, whatever the archive says."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        if size > _MAX_LISTING:
-            raise ValueError("its list of files is too long")
-        return self._file.read(_MAX_LISTING if size < 0 else size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """The file is closed by who has opened it."""
+    found = zips.fault(info, small=_SMALL, most_times=MAX_RATIO)
+    if found is not None:
+        raise BadWeights(f"{found.message} {found.fix}")

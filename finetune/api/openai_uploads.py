@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from clients import files, quotas, uploads
-from clients.api import uploading
+from clients.api import parts, uploading
 from clients.api.documentation import errors
 from clients.api.uploading import FormParser
 from clients.authentication import caller
@@ -113,7 +113,7 @@ def _find(request: Request, text: str) -> Upload:
     number = _uuid(text, UPLOAD)
     if number is None:
         raise UploadNotFound
-    return uploads.find(number, owner=caller(request), purpose=PURPOSE)
+    return parts.find(request, number, purpose=PURPOSE)
 
 
 def _uuid(text: str, prefix: str) -> UUID | None:
@@ -134,11 +134,8 @@ class UploadsView(APIView):
         form = CreateUpload(data=request.data)
         form.is_valid(raise_exception=True)
         said = form.validated_data
-        quotas.check(caller(request), said["bytes"])
-        upload = uploads.begin(
-            owner=caller(request), filename=uploading.clean_name(said["filename"]) or "file", purpose=PURPOSE,
-            size=said["bytes"], now=timezone.now(),
-        )  # fmt: skip
+        filename = uploading.clean_name(said["filename"]) or "file"
+        upload = parts.begin(request, filename=filename, size=said["bytes"], purpose=PURPOSE)
         upload.refresh_from_db()
         return Response(_shown(upload))
 

@@ -54,7 +54,7 @@ def test_parts_become_a_dataset_in_whatever_order_they_come(api, alice):
     assert client.post(f"{path}/complete", {}).json() == done.json()
     assert Dataset.objects.count() == 1
     assert not UploadPart.objects.exists()
-    assert client.get(path).json()["dataset_id"] == row.uid
+    assert client.get(path).json()["result"] == row.uid
     assert send(client, path, 0, b"x").status_code == 409
 
 

@@ -44,7 +44,7 @@ def test_a_zip_in_parts_becomes_a_model(
     assert reply.json()["model_id"] == "alice/large"
     again = api(alice).post(f"{URL}/{upload_id}/complete", {"model_name": "large"}, format="json")
     assert (again.status_code, again.json()) == (201, reply.json())
-    assert api(alice).get(f"{URL}/{upload_id}").json()["model_id"] == "alice/large"
+    assert api(alice).get(f"{URL}/{upload_id}").json()["result"] == "alice/large"
 
 
 def test_a_lost_part_is_named_and_can_be_sent_again(
