@@ -89,6 +89,7 @@ _SILENT = ("node_lost", "The node was not heard of any more.")
 
 def _gone(attempt: Attempt) -> tuple[str, str] | None:
     """Why a node may train no longer, if so: a code and a sentence."""
+    assert attempt.node_id is not None
     node = (
         Node.objects.filter(pk=attempt.node_id)
         .values("suspended_at", "owner__provider_status", "owner__is_active")
@@ -100,10 +101,12 @@ def _gone(attempt: Attempt) -> tuple[str, str] | None:
     if node["suspended_at"] is not None or not admitted:
         return "node_suspended", "The node was suspended."
     job = attempt.job
-    leases = Lease.objects.filter(node_id=attempt.node_id, allocation_id=job.allocation_id, ended_at=None)
-    if job.where == Where.ALLOCATION and not leases.exists():
-        # The training costs nothing besides the allocation: it goes no further than that.
-        return "allocation_over", "The node is not of its owner's allocation any more."
+    if job.where == Where.ALLOCATION:
+        assert job.allocation_id is not None
+        leases = Lease.objects.filter(node_id=attempt.node_id, allocation_id=job.allocation_id, ended_at=None)
+        if not leases.exists():
+            # The training costs nothing besides the allocation: it goes no further than that.
+            return "allocation_over", "The node is not of its owner's allocation any more."
     return None
 
 
