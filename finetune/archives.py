@@ -69,6 +69,8 @@ class Archive:
                 f"There are more than {MOST_FILES} files in it.", "Put the rows into fewer files."
             )
         self._files = [info for info in infos if not info.is_dir()]
+        if any(info.filename == "xl/workbook.xml" for info in infos):
+            raise BadArchive("This is an Excel workbook.", "Save the sheet as CSV (UTF-8), and send that.")
         for info in infos:
             _check(info)
         total = sum(info.file_size for info in self._files)

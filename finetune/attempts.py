@@ -6,6 +6,7 @@ An attempt that was closed meanwhile, because its node was taken for lost or its
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import Exists, F, Max, OuterRef, Q
 
 from clients.models import Blob
@@ -22,13 +23,15 @@ from finetune.models import Attempt, AttemptOutcome, Checkpoint, Job, JobStatus
 from finetune.places import Place
 from finetune.trainer import events as said
 
+logger = logging.getLogger(__name__)
+
 # What passes by itself is tried again so often in one run; a lost place counts only against MOST_LOST.
 MOST_FAILED, MOST_LOST = 3, 20
 # A process that looks after an attempt says so every few seconds; silent for so long, it is gone.
 WATCHER_GONE = timedelta(seconds=20)
 MOST_RINGS = 16
 # A trainer says some hundreds of things; what somebody's node says beyond this is not written down.
-MOST_EVENTS = 20_000
+MOST_EVENTS = 5000
 # Among an attempt's facts from its first step on.
 _BEGUN = "tokens_per_s"
 _PAUSE_S = (5, 30, 120)
@@ -76,20 +79,32 @@ def take(*, worker: str, here_is_free: bool, now: datetime) -> Attempt | None:
         cursor.execute(_NEXT, [now])
         waiting = [row[0] for row in cursor.fetchall()]
     for job_id in waiting:
-        with transaction.atomic():
-            # Places are counted by attempts, so that one at a time gives them away.
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtext('finetune.places'))")
-            job = _still_waiting(job_id)
-            if job is None:
-                continue
-            place, objection = places.choose(
-                job, partial(quotes.seconds, job), here_is_free=here_is_free, now=now
-            )
-            if place is not None:
-                return _begin(job, place, worker, now)
-            if objection != job.reason:
-                jobs.move(job, JobStatus.PENDING, code="no_place", reason=objection, now=now)
+        try:
+            attempt = _offer(job_id, worker, here_is_free, now)
+        except DatabaseError:
+            raise
+        except Exception:
+            # Whatever is odd about one job, those behind it do not wait for it.
+            logger.exception("Job %s cannot be placed", job_id)
+            continue
+        if attempt is not None:
+            return attempt
+    return None
+
+
+@transaction.atomic
+def _offer(job_id: int, worker: str, here_is_free: bool, now: datetime) -> Attempt | None:
+    # Places are counted by attempts, so that one at a time gives them away.
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('finetune.places'))")
+    job = _still_waiting(job_id)
+    if job is None:
+        return None
+    place, objection = places.choose(job, partial(quotes.seconds, job), here_is_free=here_is_free, now=now)
+    if place is not None:
+        return _begin(job, place, worker, now)
+    if objection != job.reason:
+        jobs.move(job, JobStatus.PENDING, code="no_place", reason=objection, now=now)
     return None
 
 

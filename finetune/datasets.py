@@ -250,11 +250,11 @@ def visible_to(owner: Client) -> QuerySet[Dataset]:
     return Dataset.objects.filter(owner=owner, deleted_at=None)
 
 
-def find(uid: str, *, owner: Client) -> Dataset:
-    """Raises DatasetNotFound, also for somebody else's."""
+def find(uid: str, *, owner: Client, param: str | None = None) -> Dataset:
+    """`param`: where the caller has named it. Raises DatasetNotFound, also for somebody else's."""
     found = visible_to(owner).select_related("blob", "rows").filter(uid=uid.replace("\0", "")).first()
     if found is None:
-        raise DatasetNotFound(f"There is no dataset {uid[:50]!r}.")
+        raise DatasetNotFound(f"There is no dataset {uid[:50]!r}.", param=param)
     return found
 
 

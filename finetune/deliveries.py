@@ -17,7 +17,7 @@ from django.db import transaction
 
 from clients import files
 from clients.models import Blob
-from finetune import attempts, results, sayings, workshop
+from finetune import attempts, quotes, results, sayings, workshop
 from finetune.models import Attempt, AttemptOutcome, Checkpoint, SentFile
 from gpus.models import Node
 from inference import revisions, weights
@@ -94,6 +94,7 @@ def briefing(attempt: Attempt, *, now: datetime) -> dict[str, Any]:
         "spec": {
             "method": job.method, "format": job.dataset.format, "parameters": job.parameters, "seed": job.seed,
             "title": results.name_of(job), "labels": {"base": job.base.model.name, "dataset": job.dataset.name},
+            "most_tokens": quotes.most_tokens(job),
         },
         "base": _revision(full, until),
         "adapter": _revision(adapters[0], until) if adapters else None,

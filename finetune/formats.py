@@ -2,9 +2,9 @@
 
 | format | rows as trainers read them | also understood |
 | --- | --- | --- |
-| chat | {"messages": [{"role", "content", "weight"?}]} | ShareGPT's {"conversations": [{"from", "value"}]} |
+| chat | {"messages": [{"role", "content", "weight"?}]} | "conversations", also ShareGPT's [{"from", "value"}] |
 | completion | {"prompt", "completion"} | "response" for "completion" |
-| instruction | {"instruction", "input"?, "output"} | "response" for "output" |
+| instruction | {"instruction", "input"?, "output"} | "response" for "output", "context" for "input" |
 | text | {"text"} | "content", or nothing but a string |
 | pairs | {"anchor", "positive", "score"?} | the usual names of two texts and a score, see `_PAIRS` and `_SCORES` |
 | triplets | {"anchor", "positive", "negative"} | "query" for "anchor" |
@@ -57,6 +57,7 @@ _PAIRS = (
 _TOLD_PAIRS = (("question", "answer"), ("query", "answer"), ("prompt", "completion"))
 _TRIPLETS = (("anchor", "positive", "negative"), ("query", "positive", "negative"))
 _INSTRUCTIONS = (("instruction", "output"), ("instruction", "response"))
+_INPUTS = ("input", "context")
 _TOLD_INSTRUCTIONS = (("question", "answer"), ("prompt", "completion"), ("prompt", "response"))
 _COMPLETIONS = (("prompt", "completion"), ("prompt", "response"))
 _TOLD_COMPLETIONS = (("question", "answer"), ("instruction", "output"))
@@ -81,9 +82,6 @@ KNOWN = (
     "messages; prompt and completion; instruction and output; text; anchor and positive (and negative); "
     "sentence1, sentence2 and score; query, results and clicked"
 )
-UNKNOWN = Fault(
-    "", "None of the known formats has these fields.", f"Name the fields as one of the formats does: {KNOWN}."
-)
 
 
 def recognise(value: Value) -> Format | None:
@@ -102,6 +100,16 @@ def recognise(value: Value) -> Format | None:
         (Format.TEXT, _TEXTS),
     )
     return next((form for form, ways in by_names if _way(value, ways) is not None), None)
+
+
+def unknown(value: Value) -> Fault:
+    """What is wrong with a row in no format that is known."""
+    names = ", ".join(repr(name[:40]) for name in list(value)[:10])
+    return Fault(
+        "",
+        f"None of the known formats has the fields {names or 'of an empty object'}.",
+        f"Name the fields as one of the formats does: {KNOWN}.",
+    )
 
 
 def canonical(form: Format, value: Value) -> Row:
@@ -186,10 +194,11 @@ def _completion(value: Mapping[str, Any]) -> Row:
 
 def _instruction(value: Mapping[str, Any]) -> Row:
     row = _fields(value, _INSTRUCTIONS + _TOLD_INSTRUCTIONS, ("instruction", "output"))
-    said = value.get("input")
+    name = next((name for name in _INPUTS if name in value), "input")
+    said = value.get(name)
     if said is not None and not isinstance(said, str):
         raise WrongRow(
-            Fault("input", f"input is {_kind(said)}, not a text.", "Write a string, or leave it out.")
+            Fault(name, f"{name} is {_kind(said)}, not a text.", "Write a string, or leave it out.")
         )
     if said:
         return {"instruction": row["instruction"], "input": said, "output": row["output"]}
@@ -232,12 +241,11 @@ def _chat(value: Mapping[str, Any]) -> Row:
             "is missing" if name not in value else "is not a list of messages" if said != [] else "is empty"
         )
         raise WrongRow(Fault(name, f"{name} {what}.", 'Write a list: [{"role": "user", "content": "…"}, …].'))
-    read = _message if name == "messages" else _sharegpt
     messages: list[Row] = []
     faults: list[Fault] = []
     for index, each in enumerate(said):
         try:
-            messages.append(read(each, f"{name}[{index}]"))
+            messages.append(_reader(name, each)(each, f"{name}[{index}]"))
         except WrongRow as error:
             faults += error.faults
     if not faults and not any(each["role"] == "assistant" and each.get("weight", 1) for each in messages):
@@ -250,6 +258,12 @@ def _chat(value: Mapping[str, Any]) -> Row:
     if faults:
         raise WrongRow(*faults)
     return {"messages": messages}
+
+
+def _reader(name: str, said: Any) -> Callable[[Any, str], Row]:
+    """How a message is read: under the same name some have OpenAI's fields, and others ShareGPT's."""
+    is_sharegpt = name != "messages" and not (isinstance(said, dict) and "role" in said)
+    return _sharegpt if is_sharegpt else _message
 
 
 def _message(said: Any, at: str) -> Row:
@@ -308,7 +322,8 @@ def _sharegpt(said: Any, at: str) -> Row:
     role = said.get("from")
     faults: list[Fault] = []
     if not isinstance(role, str) or role not in _SHAREGPT:
-        faults.append(Fault(f"{at}.from", f"It is from {role!r:.50}.", f"Use one of {', '.join(_SHAREGPT)}."))
+        shown = repr(role)[:50] if "from" in said else "missing"
+        faults.append(Fault(f"{at}.from", f"The sender is {shown}.", f"Use one of {', '.join(_SHAREGPT)}."))
     content = _content(said.get("value"), f"{at}.value", faults)
     if faults:
         raise WrongRow(*faults)

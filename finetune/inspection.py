@@ -12,7 +12,7 @@ import orjson
 
 from finetune import formats, layouts
 from finetune.archives import Archive, BadArchive
-from finetune.formats import UNKNOWN, Fault, Row, Value, WrongRow
+from finetune.formats import Fault, Row, Value, WrongRow
 from finetune.layouts import Item, Layout
 from finetune.models import Format
 
@@ -132,7 +132,7 @@ class Inspection:
         if self.format is None:
             self.format = formats.recognise(value)
             if self.format is None:
-                self._note(UNKNOWN)
+                self._note(formats.unknown(value))
                 return None
         try:
             row = formats.canonical(self.format, value)

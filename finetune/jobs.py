@@ -44,7 +44,7 @@ class WrongState(Conflict):
 
     def __init__(self, job: Job, wanted: str) -> None:
         super().__init__(
-            f"The job is {job.get_status_display()}; only a job that {wanted}.",
+            f"The job is {job.status}; only a job that {wanted}.",
             details={"status": job.status},
         )
 

@@ -301,7 +301,7 @@ def _table(file: IO[bytes], delimiter: str) -> Iterator[Item]:
         yield from source.take_faults()
         if cells is None:
             return
-        if cells:
+        if any(cell.strip() for cell in cells):
             yield start, _cells(cells, header)
 
 
@@ -346,12 +346,17 @@ def _header(line: str, delimiter: str) -> list[str] | Fault:
         names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True), [])]
     except csv.Error as error:
         return Fault("", f"The header is not valid CSV: {error}.", fix)
+    # Spreadsheets write out columns, and rows, that are empty.
+    while names and not names[-1]:
+        names.pop()
     if not names or not all(names) or len(set(names)) < len(names) or len(names) > _MAX_COLUMNS:
         return Fault("", "The header is missing, or names a column twice or not at all.", fix)
     return names
 
 
 def _cells(cells: list[str], header: list[str]) -> Value | Fault:
+    while len(cells) > len(header) and not cells[-1].strip():
+        cells.pop()
     if len(cells) != len(header):
         return Fault(
             "",

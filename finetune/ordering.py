@@ -84,8 +84,12 @@ def prepare(wanted: Wanted, *, now: datetime) -> Prepared:
     if wanted.allocation_id is not None:
         allocations.get(allocation_id=wanted.allocation_id, client_id=wanted.owner.pk)
     base = bases.find(wanted.model, owner=wanted.owner, allowed=wanted.allowed)
-    dataset = datasets.find(wanted.dataset, owner=wanted.owner)
-    validation = datasets.find(wanted.validation, owner=wanted.owner) if wanted.validation else None
+    dataset = datasets.find(wanted.dataset, owner=wanted.owner, param="training_file")
+    validation = (
+        datasets.find(wanted.validation, owner=wanted.owner, param="validation_file")
+        if wanted.validation
+        else None
+    )
     return quoted(wanted, base=base, dataset=dataset, validation=validation, now=now)
 
 
@@ -123,9 +127,7 @@ def start_once(order: Order, *, now: datetime) -> tuple[Job, bool]:
         return first, True
 
 
-def again(
-    job: Job, *, now: datetime, api_key_id: int | None = None, allowed: Collection[str] = ()
-) -> Job:
+def again(job: Job, *, now: datetime, api_key_id: int | None = None, allowed: Collection[str] = ()) -> Job:
     """Run a job that has ended once more, for what it costs today; one that waits just waits on.
 
     It is the API key of whoever asks now whose limits count. Raises WrongState, ModelNotFound, and what `quotes.make`
@@ -135,9 +137,9 @@ def again(
         return job
     if not job.has_ended:
         raise WrongState(job, "has ended can be restarted")
-    bases.check_allowed(job.base, owner=job.owner, allowed=allowed)
     quote = quotes.make(
         owner=job.owner, base=job.base, dataset=job.dataset, validation=job.validation, asked=job.asked,
         where=Where(job.where), allocation_id=job.allocation_id, now=now,
     )  # fmt: skip
+    bases.check_allowed(job.base, owner=job.owner, allowed=allowed)
     return jobs.restart(job, quote=quote, api_key_id=api_key_id, now=now)

@@ -154,6 +154,12 @@ def _agreed(job: Job, place: Place) -> int:
     return job.price * 5 // 4 if place.per_hour else job.price
 
 
+_TOO_DEAR = (
+    "All places ask more than was agreed at the start. It waits for one that does not; "
+    "cancelled and begun anew, it costs what they ask now."
+)
+
+
 def choose(
     job: Job, seconds: Callable[[Place], float], *, here_is_free: bool, now: datetime
 ) -> tuple[Place | None, str]:
@@ -167,7 +173,7 @@ def choose(
     asked = {each: each.price(tokens, seconds(each)) for each in found.places}
     within = [each for each in found.places if each.node_id is None or asked[each] <= _agreed(job, each)]
     if not within:
-        return None, "All places ask more than was agreed at the start." if found.places else found.why_none()
+        return None, _TOO_DEAR if found.places else found.why_none()
     failed = _failed(job)
     within = [each for each in within if each.node_id is None or failed[each.node_id] < _OFTEN] or within
     free = [each for each in within if (here_is_free if each.node_id is None else each.is_free)]

@@ -25,6 +25,8 @@ from marketplace.errors import Conflict, InvalidRequest, Unavailable
 _CPU_FLOPS, _GPU_FLOPS = 2e10, 2e13
 # Loading, measuring before and after, and packing up.
 _AROUND_S = 15.0
+# How many tokens more than were counted a template may add: to short messages, and to each row.
+_MARKS_TIMES, _MARKS = 4, 256
 # Tokens per second. Nothing that trains is slower, whatever a node says.
 _SLOWEST = 0.01
 
@@ -94,7 +96,8 @@ def make(
     where: Where = Where.ANY,
     allocation_id: UUID | None = None,
 ) -> Quote:
-    """Work out a quote. Raises NotTrainable, DatasetNotReady, DatasetUnusable, InvalidRequest, NoPlace."""
+    """Work out a quote. Raises NotTrainable, DatasetNotReady, DatasetUnusable, TokenizerUnusable, InvalidRequest,
+    NoPlace."""
     method = method_of(base)
     for each in filter(None, (dataset, validation)):
         check_dataset(each, method)
@@ -163,6 +166,11 @@ def _epochs(full: Mapping[str, Any], dataset: Dataset) -> float:
         steps = min(steps, full["max_steps"])
     whole, rest = divmod(steps, per_epoch)
     return whole + rest * per_step / rows
+
+
+def most_tokens(job: Job) -> int:
+    """What a trainer may make of a language model's rows: somebody's own template can add any text to each of them."""
+    return _MARKS_TIMES * job.tokens + _MARKS * int(job.dataset.summary["rows"])
 
 
 def seconds(job: Job, place: Place | None = None) -> float:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any
-
-import orjson
-from tokenizers import Tokenizer
-
 from clients import files
 from clients.models import Blob
 from finetune.models import Dataset
+from finetune.trainer import counting
+from finetune.trainer.counting import CannotCount
 from inference import revisions
 from inference.models import Revision
+from marketplace.errors import InvalidRequest
 
 # Of larger datasets a part is counted, and the rest estimated by its size.
 COUNTED_BYTES = 32 * 1024 * 1024
-_BATCH = 500
 TOKENIZER = "tokenizer.json"
 
 
+class TokenizerUnusable(InvalidRequest):
+    code = "tokenizer_unusable"
+    message = (
+        "The model's tokenizer.json cannot read these rows: it is broken, or makes far too much of them."
+    )
+
+
 def count(dataset: Dataset, base: Revision) -> int:
-    """Tokens of all rows. Counted once for each tokenizer; without a tokenizer, a token is taken for four bytes."""
+    """Tokens of all rows. Counted once for each tokenizer; without a tokenizer, a token is taken for four bytes.
+
+    Raises TokenizerUnusable.
+    """
     assert dataset.rows is not None
     blob = tokenizer_of(base)
     key = blob.sha256[:16] if blob is not None else "estimate"
@@ -48,32 +53,9 @@ def _estimated(rows: Blob) -> int:
 
 
 def _counted(rows: Blob, tokenizer_file: Blob) -> int:
-    with files.opened(tokenizer_file) as file:
-        tokenizer = Tokenizer.from_buffer(file.read())
-    tokenizer.no_truncation()
-    # Some models' tokenizers fill every text up to one length.
-    tokenizer.no_padding()
-    read = found = 0
-    with files.opened(rows) as file:
-        lines = iter(file)
-        while batch := list(islice(lines, _BATCH)):
-            texts = [text for line in batch for text in _texts(orjson.loads(line))]
-            found += sum(
-                len(each.ids) for each in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            )
-            read += sum(map(len, batch))
-            if read >= COUNTED_BYTES:
-                break
+    with files.on_disk(tokenizer_file) as tokenizer, files.on_disk(rows) as path:
+        try:
+            found, read = counting.count(tokenizer, path, most_bytes=COUNTED_BYTES)
+        except CannotCount:
+            raise TokenizerUnusable from None
     return max(1, found if read >= rows.size else round(found * rows.size / read))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a row."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _texts(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _texts(each)

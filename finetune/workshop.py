@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from clients import files
 from clients.models import Blob
-from finetune import attempts, results
+from finetune import attempts, quotes, results
 from finetune.models import Attempt, Job
 from finetune.trainer import packing
 from finetune.trainer.session import STOP, CalledOff, Session, Wanted
@@ -179,7 +179,7 @@ def spec_for(attempt: Attempt, folder: Path, wanted: Wanted) -> Spec:
         rows=str(_local(job.dataset.rows, folder / "rows.jsonl", wanted)), format=job.dataset.format,
         validation=str(_local(validation, folder / "validation.jsonl", wanted)) if validation is not None else "",
         parameters=job.parameters, seed=job.seed, folder=str(folder), title=results.name_of(job),
-        labels={"base": job.base.model.name, "dataset": job.dataset.name},
+        labels={"base": job.base.model.name, "dataset": job.dataset.name}, most_tokens=quotes.most_tokens(job),
     )  # fmt: skip
 
 

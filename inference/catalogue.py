@@ -107,11 +107,12 @@ class Catalogue:
     def visible_to(
         self, client_id: int, *, is_staff: bool = False, allowed: Collection[str] = ()
     ) -> list[Entry]:
-        """What this client may use, oldest first."""
+        """What this client may use, oldest first; without names that stand for nothing at the moment."""
         found = (
             entry
             for entry in self.entries.values()
             if entry.is_for(client_id, is_staff=is_staff, allowed=allowed)
+            and (entry.target or not entry.is_alias)
         )
         return sorted(found, key=lambda entry: (entry.created_at, entry.name))
 

@@ -16,6 +16,7 @@ from clients import terms
 from gpus import prices
 from gpus.models import Node, Offer
 from gpus.prices import ANY_PRICE, Ceiling, Rates
+from inference.catalogue import GIVEN
 from inference.demand import SERVED
 from inference.earnings import NoSuchNode
 from inference.models import Demand, Model
@@ -178,7 +179,8 @@ _WISH = ("kind", "region", "trusted_only", "max_input_price", "max_output_price"
 def _asked(provider_id: int, held: set[str], since: datetime) -> list[_Asked]:
     others = Model.objects.filter(Q(hidden=True) | (Q(owner__isnull=False) & ~Q(owner_id=provider_id)))
     rows = Demand.objects.filter(hour__gte=since).exclude(model__in=others.values("name")).order_by()
-    absent = rows.exclude(model__in=held).values("model")
+    # No node may serve what the marketplace has named unless it is asked to.
+    absent = rows.exclude(model__in=held).exclude(model__startswith=GIVEN).values("model")
     alike = rows.filter(model__in=held).values("model", *_WISH, "outcome")
     return [
         _Asked(row["model"], row["total"], row["served"])

@@ -143,8 +143,10 @@ class Shelf:
         return serving
 
     def is_loading(self, model: str) -> bool:
-        """Whether it is kept here and no node serves it yet."""
-        return self._is_kept(model) and not self._catalogue.entries[model].hosts
+        """Whether it is kept here and no node serves it yet, as far as this process has heard."""
+        pool = self._directory.pools.get(model)
+        has_offers = pool is not None and bool(pool.offers)
+        return self._is_kept(model) and not (has_offers and self._catalogue.entries[model].hosts)
 
     def _is_kept(self, model: str) -> bool:
         entry = self._catalogue.entries.get(model)

@@ -253,7 +253,7 @@ class JobAdmin(ReadOnly, ModelAdmin):
     ) -> HttpResponse | None:
         def one(job: Job, reason: str) -> str:
             after = verb(job, by=rows.operator(request), reason=reason, now=timezone.now())
-            return f"{after} is {JobStatus(after.status).label}."
+            return f"{after} is {after.status}."
 
         return reasons.do_to_each(
             self, request, queryset, one, seen_by=SEEN,

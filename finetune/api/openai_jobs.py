@@ -64,7 +64,10 @@ class CreateJob(Strict, serializers.Serializer[Any]):
         allow_null=True,
         help_text='{"type": "supervised", "supervised": {"hyperparameters": {…}}}',
     )
-    suffix = serializers.RegexField(_SUFFIX, required=False, allow_null=True, allow_blank=True, max_length=64)
+    suffix = serializers.RegexField(
+        _SUFFIX, required=False, allow_null=True, allow_blank=True,
+        error_messages={"invalid": "Expected at most 64 letters of English, digits, and . _ -"},
+    )  # fmt: skip
     seed = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=MOST_SEED)
     metadata = LabelsField(required=False, allow_null=True)
     integrations = serializers.JSONField(required=False, allow_null=True, help_text="Must be empty.")

@@ -78,7 +78,7 @@ class Briefing(serializers.Serializer[Any]):
 
     attempt = serializers.UUIDField()
     spec = JSONObject(
-        help_text="method, format, parameters, seed, title, labels: of the trainer's specification."
+        help_text="method, format, parameters, seed, title, labels, most_tokens: of the trainer's specification."
     )
     base = LinkedModel()
     adapter = LinkedModel(allow_null=True, help_text="A LoRA adapter over the base to go on from.")

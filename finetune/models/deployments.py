@@ -44,4 +44,4 @@ class Deployment(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.model_id} as {self.alias_id}: {self.status}"
+        return f"{self.model} as {self.alias}: {self.status}"

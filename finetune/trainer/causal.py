@@ -101,6 +101,11 @@ class Causal(Course):
             raise BadData(f"A row is not in the form {spec.format}: {devices.first_line(error)}") from error
         if not len(train) or not len(held_out):
             raise BadData(f"There is nothing to be learned within the first {most} tokens of the rows.")
+        if 0 < spec.most_tokens < train.tokens:
+            raise BadData(
+                f"The model's chat template and tokenizer make {train.tokens} tokens of the rows; what was paid for "
+                f"is {spec.most_tokens} at most. Use a template that adds less."
+            )
         events.say(
             events.DATA, rows=len(train), held_out=len(held_out), tokens=train.tokens, longest=train.longest,
             cut=made.cut, skipped=made.skipped,

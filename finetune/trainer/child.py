@@ -25,7 +25,8 @@ _NEEDED = re.compile(
 _SECRET = re.compile(r"TOKEN$|KEY|SECRET|PASSWORD")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Ours, as far as a child may know it."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -54,7 +55,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=Path(__file__).resolve().parents[2],
-                env={**_environment(), **(env or {}), "TRAINER_PARENT": str(os.getpid())},
+                env={**environment(), **(env or {}), "TRAINER_PARENT": str(os.getpid())},
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read, daemon=True)

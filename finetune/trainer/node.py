@@ -133,6 +133,7 @@ class Training:
             device=self._errand.device,
             title=str(spec.get("title") or ""),
             labels=dict(spec.get("labels") or {}),
+            most_tokens=int(spec.get("most_tokens") or 0),
         )
 
     @staticmethod

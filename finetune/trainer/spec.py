@@ -36,6 +36,7 @@ class Spec:
     device: str = ""
     title: str = ""
     labels: dict[str, str] = field(default_factory=dict)  # for the model card
+    most_tokens: int = 0  # that the rows may come to; 0: any number
 
     @property
     def checkpoints(self) -> Path:

@@ -122,6 +122,16 @@ def test_parts_that_wait_count_as_stored(api, alice, settings):
     assert client.post(PARTS, {"name": "a", "size": 1}).status_code == 409
 
 
+def test_several_uploads_at_once_hold_no_more_than_one_may_store(api, alice, settings):
+    client = api(alice)
+    settings.MAX_STORED_BYTES = len(CHAT)
+    first, second = begin(client), begin(client)
+    send(client, first, 0, CHAT)
+    assert send(client, second, 0, CHAT).status_code == 409
+    assert send(client, first, 0, CHAT).status_code == 200, "in the place of what was there"
+    assert client.post(f"{first}/complete", {}).status_code == 201
+
+
 def test_an_upload_is_called_off(api, alice):
     client = api(alice)
     path = begin(client)

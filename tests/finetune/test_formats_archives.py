@@ -116,7 +116,8 @@ def test_a_split_is_chosen():
     [("../a.jsonl", "leads out"), ("/a.jsonl", "leads out"), ("a/../../b.jsonl", "leads out"),
      ("C:a.jsonl", "leads out"), ("a\\..\\b.jsonl", "leads out"),
      ("b.zip", "archive in an archive"), ("b.tar.gz", "archive in an archive"),
-     ("b.txt.GZ", "archive in an archive"), ("picture.png", "no rows"), (".hidden.jsonl", "no rows")],
+     ("b.txt.GZ", "archive in an archive"), ("xl/workbook.xml", "Excel"), ("picture.png", "no rows"),
+     (".hidden.jsonl", "no rows")],
 )  # fmt: skip
 def test_what_an_archive_should_not_have_is_refused(name, says):
     assert says in errors(zipped({name: PLAIN}))[0][1]

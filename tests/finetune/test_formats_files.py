@@ -43,6 +43,7 @@ TWO = [b'{"text":"a"}\n', b'{"text":"b"}\n']
         ("a.csv", b'\xef\xbb\xbftext,n\r\n"a",1\r\n\r\n"b",2\r\n'),
         ("a.tsv", b"n\ttext\n1\ta\n2\tb"),
         ("a.csv", b"n;text\n1;a\n2;b"),
+        ("a.csv", b"\xef\xbb\xbftext;n;;\r\na;1;;\r\nb;2;;\r\n;;;\r\n;;;\r\n"),
         ("a.txt", b"a\nb\n"),
         ("notes", b"\xef\xbb\xbfa\r\n\r\nb"),
     ],
@@ -99,7 +100,7 @@ def test_lists_in_a_table_are_json():
         (b"text\n" + b"x" * (layouts.MAX_ROW + 10) + b"\na\n", "a.csv", 2, "longer than"),
         (b'text\n"' + (b"x" * 999 + b"\n") * (layouts.MAX_ROW // 999), "a.csv", 2, "not valid CSV"),
         (b"a\n\xff\xfe\n", "a.txt", 2, "not UTF-8"),
-        (b'{"a": 1}\n{"text": "a"}\n', "", 1, "None of the known formats"),
+        (b'{"a": 1}\n{"text": "a"}\n', "", 1, "None of the known formats has the fields 'a'."),
         (
             b'{"anchor": "a", "positive": "b", "score": 1}\n{"anchor": "a", "positive": "b"}',
             "",

@@ -116,6 +116,7 @@ def test_the_old_place_of_hyperparameters_is_understood(create):
         ({"integrations": [{"type": "wandb", "wandb": {"project": "x"}}]}, "integrations"),
         ({"suffix": "a:b"}, "suffix"),
         ({"suffix": "x" * 65}, "suffix"),
+        ({"suffix": "My shop"}, "suffix"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**31}, "seed"),
         ({"metadata": {"x": 1}}, "metadata"),
@@ -157,8 +158,20 @@ def test_a_model_that_only_nodes_have_cannot_be_trained(create):
 
 
 def test_somebody_elses_file_is_a_404(create, charlie):
-    reply = create(training_file=asked.upload(charlie, asked.chats()).uid)
-    assert (reply.status_code, error(reply)["code"]) == (404, "dataset_not_found")
+    theirs = asked.upload(charlie, asked.chats()).uid
+    for field in ("training_file", "validation_file"):
+        reply = create(**{field: theirs})
+        assert (reply.status_code, error(reply)["code"], error(reply)["param"]) == (
+            404,
+            "dataset_not_found",
+            field,
+        )
+
+
+def test_a_field_that_is_not_known_is_told_those_that_are(create):
+    said = error(create(dataset="file-1"))
+    assert said["param"] == "dataset"
+    assert "training_file" in said["message"]
 
 
 def test_somebody_elses_model_is_a_404(create, charlie):

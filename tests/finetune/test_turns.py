@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from clients import terms
-from finetune import attempts
+from finetune import attempts, places
 from finetune.models import Attempt, Where
 from gpus.models import Allocation, Heartbeat, Lease, Node, Price
 from gpus.talents import Training
@@ -235,3 +235,21 @@ def test_a_speed_that_no_node_can_have_stops_nobody(alice: Any, bob: Any) -> Non
     Attempt.objects.filter(pk=done.pk).update(outcome="succeeded", ended_at=timezone.now())
     made.job(alice)
     assert take() is not None
+
+
+def test_a_job_that_cannot_be_placed_stops_nobody(
+    alice: Any, bob: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd, other = made.job(alice), made.job(bob)
+    choose = places.choose
+
+    def fail(job: Any, *args: Any, **more: Any) -> Any:
+        if job == odd:
+            raise OverflowError
+        return choose(job, *args, **more)
+
+    monkeypatch.setattr(places, "choose", fail)
+    attempt = take()
+    assert attempt is not None
+    assert attempt.job == other
+    assert take() is None

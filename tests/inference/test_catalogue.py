@@ -56,6 +56,12 @@ def test_a_hidden_model_is_for_nobody() -> None:
     assert shelf(entry("public", hidden=True)).visible_to(1, is_staff=True) == []
 
 
+def test_a_name_that_stands_for_nothing_is_not_listed() -> None:
+    found = shelf(entry("bare", is_alias=True), entry("live", is_alias=True, target="tuned"))
+
+    assert [each.name for each in found.visible_to(1)] == ["live"]
+
+
 def test_a_keys_limits_hold() -> None:
     found = shelf(entry("a"), entry("b"))
 

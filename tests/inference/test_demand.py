@@ -161,7 +161,7 @@ def test_models_of_others_are_not_told_of(alice: Any, bob: Any, api: Any) -> Non
     Model.objects.create(name="alices-own", owner=alice)
     Model.objects.create(name="hidden", hidden=True)
     Model.objects.create(name="bobs-own", owner=bob)
-    for model in ("alices-own", "hidden", "bobs-own"):
+    for model in ("alices-own", "hidden", "bobs-own", "ft:toy:alice::1234"):
         asked(model, "no_capacity", 2)
 
     found = api(bob).get(URL).json()["together"]

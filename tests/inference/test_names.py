@@ -86,6 +86,7 @@ def test_a_node_that_only_claims_the_name_gets_no_request(
     until(lambda: ask(http, TUNED).status_code == 503)
     reply = ask(http, TUNED)
     assert reply.json()["error"]["code"] == "model_loading"
+    assert reply.headers["retry-after"]
     assert "x-node" not in reply.headers
     assert [each["available"] for each in http.get("/v1/models").json()["data"] if each["id"] == TUNED] == [
         False

@@ -197,6 +197,13 @@ def test_rows_with_nothing_to_learn_are_a_clear_error(causal: Made, train: Train
         train(causal(rows=rows))
 
 
+def test_a_template_that_makes_much_more_of_the_rows_than_was_paid_for_is_refused(
+    causal: Made, train: Train
+) -> None:
+    with pytest.raises(BadData, match="what was paid for is 50 at most"):
+        train(other(causal(), most_tokens=50))
+
+
 def test_rows_of_another_form_are_a_clear_error(causal: Made, train: Train) -> None:
     with pytest.raises(BadData, match="not in the form text"):
         train(causal(form="text"))
