@@ -28,7 +28,7 @@ class Agent(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path) -> None:
         self.asked: list[tuple[str, Any]] = []
         super().__init__(str(path), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
 class Handler(BaseHTTPRequestHandler):
