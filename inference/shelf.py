@@ -108,10 +108,20 @@ class Shelf:
         Another process may have told the caller of a name that this one is just about to hear of.
         """
         try:
-            return self.check(model, kind, principal)
+            serving = self.check(model, kind, principal)
         except (ModelNotFound, NoTarget):
             await self._read_again()
+            serving = self.check(model, kind, principal)
+        if self._is_served(serving) and not self._has_offers(serving):
+            await self._until_offered(serving)
             return self.check(model, kind, principal)
+        return serving
+
+    async def _until_offered(self, model: str) -> None:
+        """A node has told another process that it serves a model; that it does is heard here in a moment."""
+        end = asyncio.get_running_loop().time() + UNKNOWN_WITHIN_S
+        while not self._has_offers(model) and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - bounded
+            await asyncio.sleep(TOGETHER_S)
 
     async def _read_again(self) -> None:
         """Wait for a reading that begins from now on; not for long, and whoever waits shares it."""
@@ -144,9 +154,15 @@ class Shelf:
 
     def is_loading(self, model: str) -> bool:
         """Whether it is kept here and no node serves it yet, as far as this process has heard."""
+        return self._is_kept(model) and not (self._is_served(model) and self._has_offers(model))
+
+    def _is_served(self, model: str) -> bool:
+        """Whether it is kept here, and a node says that it serves it."""
+        return self._is_kept(model) and bool(self._catalogue.entries[model].hosts)
+
+    def _has_offers(self, model: str) -> bool:
         pool = self._directory.pools.get(model)
-        has_offers = pool is not None and bool(pool.offers)
-        return self._is_kept(model) and not (has_offers and self._catalogue.entries[model].hosts)
+        return pool is not None and bool(pool.offers)
 
     def _is_kept(self, model: str) -> bool:
         entry = self._catalogue.entries.get(model)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2 as httpx
@@ -91,6 +92,25 @@ def test_a_node_that_only_claims_the_name_gets_no_request(
     assert [each["available"] for each in http.get("/v1/models").json()["data"] if each["id"] == TUNED] == [
         False
     ]
+
+
+def test_a_request_waits_for_the_word_of_a_node_that_has_just_begun_to_serve(
+    http: httpx.Client, server: Server, tuned: Model, host: Node
+) -> None:
+    until(lambda: ask(http, TUNED).status_code == 200)
+
+    def offers(active: bool) -> None:
+        Offer.objects.filter(node=host).update(active=active)
+        bus.announce("nodes", str(host.pk))
+
+    offers(active=False)
+    until(lambda: TUNED not in server.hot.gateway.directory.pools)
+    with ThreadPoolExecutor(1) as waiting:
+        reply = waiting.submit(ask, http, TUNED)
+        time.sleep(0.3)
+        assert not reply.done()
+        offers(active=True)
+        assert reply.result().status_code == 200
 
 
 def test_a_node_is_let_in_as_soon_as_it_serves(
