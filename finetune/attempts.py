@@ -86,6 +86,7 @@ def take(*, worker: str, here_is_free: bool, now: datetime) -> Attempt | None:
         except Exception:
             # Whatever is odd about one job, those behind it do not wait for it.
             logger.exception("Job %s cannot be placed", job_id)
+            _turn_away(job_id, "It cannot be placed, for a fault of ours: the worker's log says more.", now)
             continue
         if attempt is not None:
             return attempt
@@ -103,9 +104,21 @@ def _offer(job_id: int, worker: str, here_is_free: bool, now: datetime) -> Attem
     place, objection = places.choose(job, partial(quotes.seconds, job), here_is_free=here_is_free, now=now)
     if place is not None:
         return _begin(job, place, worker, now)
+    _object(job, objection, now)
+    return None
+
+
+@transaction.atomic
+def _turn_away(job_id: int, objection: str, now: datetime) -> None:
+    job = _still_waiting(job_id)
+    if job is not None:
+        _object(job, objection, now)
+
+
+def _object(job: Job, objection: str, now: datetime) -> None:
+    """Tell a job why no place takes it."""
     if objection != job.reason:
         jobs.move(job, JobStatus.PENDING, code="no_place", reason=objection, now=now)
-    return None
 
 
 def _still_waiting(job_id: int) -> Job | None:

@@ -96,8 +96,10 @@ def make(
     where: Where = Where.ANY,
     allocation_id: UUID | None = None,
 ) -> Quote:
-    """Work out a quote. Raises NotTrainable, DatasetNotReady, DatasetUnusable, TokenizerUnusable, InvalidRequest,
-    NoPlace."""
+    """Work out a quote.
+
+    Raises NotTrainable, DatasetNotReady, DatasetUnusable, TokenizerUnusable, InvalidRequest, NoPlace.
+    """
     method = method_of(base)
     for each in filter(None, (dataset, validation)):
         check_dataset(each, method)

@@ -65,14 +65,12 @@ def want(model: Model, *, now: datetime) -> Hosting | None:
             _ask_again(each, model.revision, now)
         if there:
             return there[0]
+        node: Node | None
         try:
             node = choose(model, now=now)
         except NoHost:
-            found = _make_room(model, now)
-            if found is None:
-                return None
-            node = found
-        return _ask(node.pk, model, model.revision, now)
+            node = _make_room(model, now)
+        return None if node is None else _ask(node.pk, model, model.revision, now)
 
 
 def _locked(model: Model) -> None:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 READ_EVERY_S, TOGETHER_S, AGAIN_S = 3.0, 0.05, 1.0
 # Who asks for a name that is not known has the catalogue read again, so long after it was read last.
-UNKNOWN_AFTER_S, UNKNOWN_WITHIN_S = 0.5, 2.0
+UNKNOWN_AFTER_S, UNKNOWN_WITHIN_S, SERVED_WITHIN_S = 0.5, 2.0, 2.0
 # Whoever changes what there is announces it here.
 TOPIC = hosting.TOPIC
 
@@ -112,15 +112,17 @@ class Shelf:
         except (ModelNotFound, NoTarget):
             await self._read_again()
             serving = self.check(model, kind, principal)
-        if self._is_served(serving) and not self._has_offers(serving):
-            await self._until_offered(serving)
+        if self.is_loading(serving):
+            # By that reading it is noted as asked: if it rests, it is brought back.
+            await self._read_again()
+            await self._until_served(serving)
             return self.check(model, kind, principal)
         return serving
 
-    async def _until_offered(self, model: str) -> None:
-        """A node has told another process that it serves a model; that it does is heard here in a moment."""
-        end = asyncio.get_running_loop().time() + UNKNOWN_WITHIN_S
-        while not self._has_offers(model) and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - bounded
+    async def _until_served(self, model: str) -> None:
+        """Wait a moment: small models are loaded in less, and what a node has told another process is heard here."""
+        end = asyncio.get_running_loop().time() + SERVED_WITHIN_S
+        while self.is_loading(model) and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - bounded
             await asyncio.sleep(TOGETHER_S)
 
     async def _read_again(self) -> None:
@@ -154,15 +156,9 @@ class Shelf:
 
     def is_loading(self, model: str) -> bool:
         """Whether it is kept here and no node serves it yet, as far as this process has heard."""
-        return self._is_kept(model) and not (self._is_served(model) and self._has_offers(model))
-
-    def _is_served(self, model: str) -> bool:
-        """Whether it is kept here, and a node says that it serves it."""
-        return self._is_kept(model) and bool(self._catalogue.entries[model].hosts)
-
-    def _has_offers(self, model: str) -> bool:
         pool = self._directory.pools.get(model)
-        return pool is not None and bool(pool.offers)
+        has_offers = pool is not None and bool(pool.offers)
+        return self._is_kept(model) and not (has_offers and self._catalogue.entries[model].hosts)
 
     def _is_kept(self, model: str) -> bool:
         entry = self._catalogue.entries.get(model)

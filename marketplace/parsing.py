@@ -33,13 +33,10 @@ class Strict:
             known = self.fields  # type: ignore[attr-defined]  # a serializer's
             unknown = [str(name) for name in data if name not in known]
             if unknown:
-                there = ", ".join(name for name, field in known.items() if not field.read_only)
-                says = f"There is no such field here. These are known: {there}." if there else _NO_FIELDS
+                there = ", ".join(name for name, field in known.items() if not field.read_only) or "none"
+                says = f"There is no such field here. Known are: {there}."
                 raise ValidationError({name: [says] for name in unknown})
         return super().to_internal_value(data)  # type: ignore[misc]  # a serializer's
-
-
-_NO_FIELDS = "There is no such field here."
 
 
 class AlwaysFirst(DefaultContentNegotiation):

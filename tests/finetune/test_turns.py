@@ -253,3 +253,5 @@ def test_a_job_that_cannot_be_placed_stops_nobody(
     assert attempt is not None
     assert attempt.job == other
     assert take() is None
+    odd.refresh_from_db()
+    assert (odd.status, "fault of ours" in odd.reason) == ("pending", True)

@@ -95,8 +95,8 @@ def test_two_wrong_lines_are_both_named_with_what_would_be_right(openai):
     assert wrong == [3, 7]
 
 
-# What the libraries say to each other.
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+# What PEFT asks of transformers.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_from_a_dataset_to_a_better_model(marketplace, openai, rest, tmp_path):
     file = openai.files.create(file=("chats.jsonl", lessons.chats()), purpose="fine-tune")
     body = {"model": CHAT_MODEL, "dataset": file.id, "hyperparameters": TRAINING, "where": "here"}

@@ -39,7 +39,7 @@ def give_back_nodes(url: str, token: str) -> None:
 
 def fuzz(folder: Path, url: str, token: str, *options: str, checks: str = CHECKS) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/swagger.json"]
-    command += ["-H", f"Authorization: Token {token}", "--phases", "examples,coverage,fuzzing", "-n", "10"]
+    command += ["-H", f"Authorization: Token {token}", "--phases", "examples,coverage,fuzzing", "-n", "15"]
     command += ["--checks", checks, "--request-timeout", "30", "--workers", "2", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stdout[:20000] + done.stderr[-2000:]

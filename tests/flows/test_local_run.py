@@ -57,14 +57,14 @@ def test_the_main_job_is_done_in_front_of_the_user(marketplace):
 def test_what_is_printed_works_as_printed(marketplace):
     snippet = marketplace.printed().split("Python (pip install openai):\n")[1].split("\nLogs are in")[0]
     code = "\n".join(line.removeprefix("  ") for line in snippet.splitlines())
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=170)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 def test_the_printed_curl_works_as_printed(marketplace):
     command = marketplace.printed().split("curl:\n")[1].split("\nPython")[0]
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=170)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout.rstrip().endswith("data: [DONE]"), done
 
 

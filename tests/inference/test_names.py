@@ -94,7 +94,7 @@ def test_a_node_that_only_claims_the_name_gets_no_request(
     ]
 
 
-def test_a_request_waits_for_the_word_of_a_node_that_has_just_begun_to_serve(
+def test_a_request_waits_a_moment_for_a_node_that_is_about_to_serve(
     http: httpx.Client, server: Server, tuned: Model, host: Node
 ) -> None:
     until(lambda: ask(http, TUNED).status_code == 200)
