@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -285,9 +286,11 @@ def _pgbench_of(url: str) -> str:
     return beside if os.access(beside, os.X_OK) else "pgbench"
 
 
-def with_services(options: argparse.Namespace, run: Callable[[Mapping[str, str]], None]) -> None:
+def with_services(
+    options: argparse.Namespace, run: Callable[[Mapping[str, str]], None], *, folder: Path = HOME
+) -> None:
     """Run with PostgreSQL as in the embedded marketplace, migrated."""
-    home = Home(HOME)
+    home = Home(folder)
     supervisor = Supervisor(say=partial(print, file=sys.stderr, flush=True), state_file=home.state)
     try:
         home.lock()

@@ -10,7 +10,7 @@ from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from clients import devices, keys, ledger
+from clients import devices, house, keys, ledger
 from clients.models import Client, ProviderStatus, Wallet
 from marketplace import money
 from marketplace.bus import announce
@@ -141,6 +141,9 @@ def _check_username(username: str) -> None:
     if "@" in username:
         # It would look like somebody's address to a person, and to Basic authentication.
         raise BadUsername(fields={"username": ["A username cannot contain “@”."]})
+    if username.strip().lower() == house.USERNAME:
+        # Names of models that are trained for chains have it.
+        raise BadUsername(fields={"username": ["This username is the marketplace's own."]})
 
 
 def _other_operators(client: Client) -> bool:

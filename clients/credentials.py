@@ -58,7 +58,7 @@ class Principal:
     client_id: int
     username: str
     is_staff: bool
-    via: str  # "device" | "access" | "api_key" | "basic" | "session"
+    via: str  # "device" | "access" | "api_key" | "basic" | "session" | "house"
     api_key_id: int | None = None
     token_id: int | None = None
     allowed_models: tuple[str, ...] = ()  # empty: all
@@ -69,6 +69,8 @@ class Principal:
     ceiling_input: int | None = None
     ceiling_output: int | None = None
     ceiling_request: int | None = None
+    # Not so for the marketplace's own account alone (`clients.house`).
+    pays: bool = True
 
 
 def new_secret(prefix: str) -> str:

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
-from clients import credentials
+from clients import credentials, house
 from clients.credentials import MissingCredential, Principal
 from marketplace.bus import Bus
 from marketplace.errors import MarketplaceError, Unauthenticated, Unavailable
@@ -86,6 +86,7 @@ class Identities:
 def _identify(authorization: str, ip: str | None) -> Principal:
     close_old_connections()
     try:
-        return credentials.identify(authorization, now=datetime.now(UTC), ip=ip)
+        own = house.recognise(authorization)
+        return own or credentials.identify(authorization, now=datetime.now(UTC), ip=ip)
     finally:
         close_old_connections()

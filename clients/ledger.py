@@ -189,17 +189,19 @@ def transfer(
     amount: int,
     reference: str,
     kind: TransferKind,
+    fee: int = 0,
     memo: str = "",
     by_id: int | None = None,
     reverses: Transfer | None = None,
 ) -> Transfer:
-    """Move money exactly once; a repeated reference returns the first transfer.
+    """Move money exactly once, `fee` of it to the marketplace; a repeated reference returns the first transfer.
 
     Raises InsufficientFunds, ReferenceTaken when that transfer was another one.
     """
-    if amount <= 0 or source.pk == destination.pk:
+    if amount <= 0 or not 0 <= fee <= amount or source.pk == destination.pk:
         raise InvalidRequest("Money moves from one account to another, and more than nothing.")
-    locked = _lock(source.pk, destination.pk)
+    fees = [account(None, AccountKind.FEES).pk] if fee else []
+    locked = _lock(source.pk, destination.pk, *fees)
     done = _done(reference, source, destination, amount)
     if done is not None:
         return done
@@ -207,11 +209,13 @@ def transfer(
     if payer.kind not in UNBOUNDED_KINDS:
         _check_funds(payer, amount)
     Account.objects.filter(pk=source.pk).update(balance=F("balance") - amount)
-    Account.objects.filter(pk=destination.pk).update(balance=F("balance") + amount)
+    Account.objects.filter(pk=destination.pk).update(balance=F("balance") + amount - fee)
+    Account.objects.filter(pk__in=fees).update(balance=F("balance") + fee)
     return Transfer.objects.create(
         source=source,
         destination=destination,
         amount=amount,
+        fee=fee,
         reference=reference,
         kind=kind,
         memo=memo,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import unicodedata
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ MAX_WALLETS = 20
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _SIGNATURE = re.compile(r"(0x)?[0-9a-fA-F]{130}")
+_STATABLE = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;= ]")
 _NONCE = re.compile(r"^Nonce: ([0-9a-f]{32})$", re.MULTILINE)
 
 
@@ -80,7 +82,7 @@ def challenge(client: Client, *, address: str, chain_id: int, now: datetime) -> 
     message = _MESSAGE.format(
         domain=place.netloc,
         address=to_checksum_address(address),
-        name=settings.MARKETPLACE_NAME,
+        name=_stated(settings.MARKETPLACE_NAME) or place.netloc,
         account=client.pk,
         uri=settings.PUBLIC_URL,
         chain_id=chain_id,
@@ -160,6 +162,12 @@ def _signer(message: str, signature: str) -> str:
     except (BadSignature, ValidationError, ValueError):
         raise WrongSignature(param="signature") from None
     return str(signed).lower()
+
+
+def _stated(name: str) -> str:
+    """What a statement may hold of a name (EIP-4361 takes it from RFC 3986): wallets refuse to parse anything else."""
+    plain = [each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each)]
+    return " ".join("".join(each if _STATABLE.fullmatch(each) else " " for each in plain).split())
 
 
 def _place(nonce: str) -> str:

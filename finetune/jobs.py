@@ -111,7 +111,7 @@ def _keep(base: Revision, *datasets: Dataset | None) -> None:
 
 
 def _hold(job: Job) -> None:
-    if job.price:
+    if job.price and job.is_charged:
         ledger.hold(
             reference=job.reference,
             client_id=job.owner_id,
@@ -195,8 +195,8 @@ def restart(job: Job, *, quote: Quote, now: datetime, api_key_id: int | None = N
     def change(locked: Job) -> None:
         if locked.status == JobStatus.PENDING:
             return
-        if not locked.has_ended:
-            raise WrongState(locked, "has ended can be restarted")
+        if not locked.has_ended or not locked.is_charged:
+            raise WrongState(locked, "has ended, and was not for a chain, can be restarted")
         _keep(locked.base, locked.dataset, locked.validation)
         locked.run += 1
         locked.price, locked.tokens, locked.epochs = quote.price, quote.tokens, quote.epochs
@@ -255,15 +255,16 @@ def succeed(
     """End a locked job with its result, and pay for it: exactly what was quoted, to whom it was trained by."""
     node_owner = attempt.node.owner_id if attempt.node is not None else None
     agreed = terms.current() if job.terms_id is None else job.terms
-    fee = money.share(job.price, agreed.fee_bps) if node_owner is not None and agreed is not None else 0
+    charged = job.price if job.is_charged else 0
+    fee = money.share(charged, agreed.fee_bps) if node_owner is not None and agreed is not None else 0
     job.result, job.metrics, job.is_better = result, metrics, is_better
-    job.charged, job.fee, job.provider_id, job.finished_at = job.price, fee, node_owner, now
+    job.charged, job.fee, job.provider_id, job.finished_at = charged, fee, node_owner, now
     job.save(update_fields=["result", "metrics", "is_better", "charged", "fee", "provider", "finished_at"])
-    if job.price:
+    if charged:
         ledger.settle(
-            reference=job.reference, amount=job.price, fee=fee, kind=TransferKind.TRAINING, payee_id=node_owner,
+            reference=job.reference, amount=charged, fee=fee, kind=TransferKind.TRAINING, payee_id=node_owner,
             payee_kind=AccountKind.EARNED if node_owner is not None else AccountKind.FEES,
         )  # fmt: skip
     verdict = "better than its base" if is_better else "not better than its base, which stays the best"
-    reason = f"Trained; on held-out rows the result is {verdict}. Charged {money.named(job.price)}."
+    reason = f"Trained; on held-out rows the result is {verdict}. Charged {money.named(charged)}."
     move(job, JobStatus.SUCCEEDED, code="", reason=reason, now=now)

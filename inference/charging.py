@@ -9,6 +9,7 @@ from clients import ledger
 from clients.models import AccountKind
 from gpus.directory import Directory
 from gpus.placement import NoCapacity, Slot
+from gpus.prices import FREE
 from inference import pricing
 from inference.journal import Journal
 from inference.models import Status
@@ -51,13 +52,18 @@ class Charging:
         )
         run.most = pricing.most(record.rates, run.bound)
         check_cost(ask, run.most, on=slot.node.name)
+        if not ask.principal.pays:
+            # What chains pay for costs nothing here: neither held nor charged.
+            record.rates, run.most = FREE, 0
 
     def open(self, run: Run) -> None:
         """Record that a request has begun, and hold what it can cost as far as its price is known."""
-        record, limited = run.record, run.ask.principal.limited
+        record, principal = run.record, run.ask.principal
+        limited = principal.limited
         record.held, record.tokens = run.most, run.bound.total
         # Where the price is not known yet, or another attempt may have one, the hold is made now and grows.
-        record.has_hold = limited or record.held > 0 or run.slot is None or run.slot.pool.is_priced
+        may_cost = record.held > 0 or run.slot is None or run.slot.pool.is_priced
+        record.has_hold = limited or (principal.pays and may_cost)
         self._journal.open(record, limited=limited)
 
     async def secure(self, run: Run) -> None:

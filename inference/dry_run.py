@@ -64,7 +64,8 @@ async def foresee(ask: Ask, directory: Directory) -> dict[str, Any]:
     most = 0 if rates is None else pricing.most(rates, bound)
     if offer is not None:
         charging.check_cost(ask, most, on=offer.node.name)
-    balance, refusal = await asyncio.to_thread(_rehearse, ask.principal, most, bound.total)
+    to_hold = most if ask.principal.pays else 0
+    balance, refusal = await asyncio.to_thread(_rehearse, ask.principal, to_hold, bound.total)
     refused = outlook.error or refusal
     return {
         "object": "dry_run",

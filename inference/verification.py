@@ -2,14 +2,17 @@
 
     document = read(open("receipt.json").read())     # what GET /inference/<id>/receipt answered
     verdict = verify(document, signer="0x…")         # what GET /receipts/key/ answered, best kept from earlier
+    verdict = on_chain(document, rpc_url="https://…", contract="0x…")    # of the network's manifest: RECEIPTS
 
-Whoever wants to check receipts without this file needs these four rules:
+Whoever wants to check receipts without this file needs these five rules:
 
 1. A receipt's text is its JSON in UTF-8 with sorted keys, without spaces, and with nothing escaped that need not be.
 2. `signature` is made of this text by EIP-191 ("personal_sign") with the key of `signer`.
 3. A leaf is keccak256(0x00 ‖ text); two nodes a, b have the parent keccak256(min(a, b) ‖ max(a, b)); a node without a
    partner rises as it is. OpenZeppelin's MerkleProof.verify(proof, root, leaf) checks such a proof in a contract.
 4. `root_signature` is made of the root's 32 bytes by EIP-191, likewise.
+5. The contract Receipts has the root of each batch that was published, `rootOf(uint256 batch) returns (bytes32)`, and
+   never changes it; zero is what it answers for the others.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import reduce
 from typing import Any
+from urllib.request import Request, urlopen
 
 from eth_account import Account
 from eth_account.messages import SignableMessage, encode_defunct
@@ -55,6 +60,18 @@ class Verdict:
     signer: str
     receipt: Mapping[str, Any]
     batch: int | None
+
+
+class ChainAway(Exception):
+    """The chain could not be asked; whether the root stands there is not known."""
+
+
+class Publication(Enum):
+    """Whether a receipt's batch stands on a chain."""
+
+    NOT_SEALED = "the receipt is not sealed in a batch yet, so there is nothing on the chain to compare"
+    NOT_PUBLISHED = "its batch is sealed, and not published on the chain yet"
+    PUBLISHED = "the root of its batch stands on the chain"
 
 
 # --- The rules ----------------------------------------------------------------------------------------------
@@ -148,6 +165,51 @@ def verify(document: Mapping[str, Any], signer: str | None = None) -> Verdict:
     if problems:
         raise InvalidReceipt(problems)
     return Verdict(found, receipt, batch)
+
+
+def on_chain(
+    document: Mapping[str, Any], *, rpc_url: str, contract: str, timeout_s: float = 10
+) -> Publication:
+    """Whether the root of a verified document's batch stands on the chain that a node at `rpc_url` is one of.
+
+    `contract` is the address of Receipts. Raises InvalidReceipt where the chain has another root for this batch, and
+    ChainAway.
+    """
+    if document["inclusion"] is None:
+        return Publication.NOT_SEALED
+    inclusion = _part(document, "inclusion")
+    batch, root = _count(inclusion, "batch"), _bytes(inclusion["root"])
+    published = _root_of(batch, rpc_url, contract, timeout_s)
+    if not any(published):
+        return Publication.NOT_PUBLISHED
+    if published != root:
+        raise InvalidReceipt(
+            [
+                f"The chain has another root for batch {batch}: what was published there has no such receipt in it."
+            ]
+        )
+    return Publication.PUBLISHED
+
+
+def _root_of(batch: int, rpc_url: str, contract: str, timeout_s: float) -> bytes:
+    if not rpc_url.startswith(("http://", "https://")) or not re.fullmatch("0x[0-9a-fA-F]{40}", contract):
+        raise ChainAway(
+            "The chain is named by a URL (http:// or https://) and the contract by its address (0x…)."
+        )
+    call = {"to": contract, "data": "0x" + keccak(b"rootOf(uint256)")[:4].hex() + f"{batch:064x}"}
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [call, "latest"]}
+    headers = {"Content-Type": "application/json", "User-Agent": "verification.py"}
+    try:
+        request = Request(rpc_url, json.dumps(asked).encode(), headers)  # noqa: S310 - checked above
+        with urlopen(request, timeout=timeout_s) as answer:  # noqa: S310 - likewise
+            said = json.loads(answer.read(65_536))
+        found = bytes.fromhex(said["result"].removeprefix("0x"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Without the URL, which may hold a secret.
+        raise ChainAway(f"The chain's node does not answer sensibly: {type(error).__name__}.") from None
+    if len(found) != 32:
+        raise ChainAway(f"There is no contract at {contract} that has roots of receipts.")
+    return found
 
 
 class _Malformed(Exception):
@@ -264,24 +326,55 @@ def _bytes(text: Any) -> bytes:
     return bytes.fromhex(text[2:])
 
 
+_USAGE = "usage: verification.py FILE [SIGNER] [--rpc URL --contract 0x…]"
+
+
 def main(arguments: Sequence[str]) -> int:
-    """`python verification.py FILE [SIGNER]`; the exit status says whether the receipt is valid."""
+    """`python verification.py FILE [SIGNER] [--rpc URL --contract 0x…]`; the exit status says whether it is valid.
+
+    With a chain, also whether its batch is published there: status 3 where it is not (yet).
+    """
+    plain, options = _options(arguments)
+    if not 1 <= len(plain) <= 2 or options is None:
+        return _say(_USAGE, status=2)
+    signer = plain[1] if len(plain) > 1 else None
     try:
-        file, signer = arguments[0], (arguments[1] if len(arguments) > 1 else None)
-        with open(file, encoding="utf-8") as opened:
-            verdict = verify(read(opened.read()), signer)
-    except IndexError:
-        return _say("usage: verification.py FILE [SIGNER]", status=2)
+        with open(plain[0], encoding="utf-8") as opened:
+            document = read(opened.read())
+        verdict = verify(document, signer)
+        published = on_chain(document, rpc_url=options[0], contract=options[1]) if options else None
     except (OSError, UnicodeDecodeError) as error:
-        return _say(f"{arguments[0]} cannot be read: {error}", status=2)
+        return _say(f"{plain[0]} cannot be read: {error}", status=2)
+    except ChainAway as error:
+        return _say(str(error), status=2)
     except InvalidReceipt as error:
         return _say("\n  ".join(["This receipt proves nothing:", *error.problems]), status=1)
     whose = "whom you named" if signer else "compare this address with the marketplace's, GET /receipts/key/"
-    return _say(f"valid, signed by {verdict.signer} ({whose})", status=0)
+    said = f"valid, signed by {verdict.signer} ({whose})"
+    if published is None:
+        return _say(said, status=0)
+    return _say(f"{said}; {published.value}", status=0 if published is Publication.PUBLISHED else 3)
+
+
+def _options(arguments: Sequence[str]) -> tuple[list[str], tuple[()] | tuple[str, str] | None]:
+    """What is no option, and the chain's URL and contract: () without, None where they are not both there."""
+    plain, named = [], {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            plain.append(word)
+        elif word in ("--rpc", "--contract") and rest:
+            named[word] = rest.pop(0)
+        else:
+            return plain, None
+    if not named:
+        return plain, ()
+    return plain, (named["--rpc"], named["--contract"]) if len(named) == 2 else None
 
 
 def _say(text: str, *, status: int) -> int:
-    (sys.stderr if status else sys.stdout).write(f"{text}\n")
+    (sys.stderr if status in (1, 2) else sys.stdout).write(f"{text}\n")
     return status
 
 

@@ -33,6 +33,9 @@ SIGNED_BYTES = 101 * 1024 * 1024
 SIGNED_AT_ONCE = 4
 # Anybody may send so much; for more one must be known.
 FREE_BYTES = 256 * 1024
+# Where anybody may leave a small file, and what a form has around it.
+PINS = re.compile(r"/file/create/?")
+FORM_BYTES = 64 * 1024
 # Large bodies that one process takes at the same time, and how long each may pause.
 LARGE_AT_ONCE = 64
 PAUSE_S = 60.0
@@ -116,7 +119,8 @@ class _Taking:
         self._waiting_bytes = 0
 
     async def take(self, bodies: Bodies, scope: Scope, announced: int) -> None:
-        if announced > FREE_BYTES or not await self._until(FREE_BYTES):
+        free = free_of(scope["path"])
+        if announced > free or not await self._until(free):
             async with bodies.admitted(scope):
                 await self._until(self._limit + 1)
         await self._write()
@@ -157,7 +161,20 @@ def limit_of(path: str) -> int:
         return max(most, settings.MAX_FILE_BYTES)
     if SIGNED.fullmatch(path):
         return max(most, SIGNED_BYTES)
+    if PINS.fullmatch(path):
+        return _pin_bytes()
     return max(most, settings.MAX_UPLOAD_BYTES) if UPLOADS.fullmatch(path) else most
+
+
+def free_of(path: str) -> int:
+    """How many bytes of that anybody may send, known or not."""
+    return _pin_bytes() + 1 if PINS.fullmatch(path) else FREE_BYTES
+
+
+def _pin_bytes() -> int:
+    """A whole form with the largest file that may be left."""
+    most: int = settings.PIN_MAX_BYTES
+    return most + FORM_BYTES
 
 
 def _announced(scope: Scope) -> int:

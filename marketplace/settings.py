@@ -11,6 +11,7 @@ from typing import Any
 import dj_database_url
 from corsheaders.defaults import default_headers
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from environs import Env, EnvError, ValidationError, validate
 
@@ -27,6 +28,11 @@ def _is_amount(value: Decimal) -> None:
     exponent = value.as_tuple().exponent
     if value < 0 or value >= 10**18 or not isinstance(exponent, int) or exponent < -18:
         raise ValidationError("Must be a number of tokens, not negative, with at most 18 decimals.")
+
+
+def _is_names(value: Any) -> None:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ValidationError("Must be a JSON object of texts.")
 
 
 # --- Where things are ------------------------------------------------------------------------------------
@@ -106,6 +112,38 @@ DEVICE_TOKEN_DAYS = env.int("DEVICE_TOKEN_DAYS", 30, validate=validate.Range(min
 # How long a web process may trust what it has read about a credential; a cut-off key is announced sooner.
 CREDENTIAL_CACHE_S = _seconds("CREDENTIAL_CACHE_S", 5)
 
+# --- Chains ----------------------------------------------------------------------------------------------
+# The chains to follow: manifests (path or URL), "ogpu-mainnet", "ogpu-testnet"; the first is the one that is meant
+# where nobody says which. The node to ask is the manifest's, or the one of CHAIN_RPC_URLS ({"name": "https://…"}), or,
+# for the first, CHAIN_RPC_URL.
+CHAIN_NETWORKS: list[str] = env.list("CHAIN_NETWORKS", [])
+CHAIN_RPC_URL = env.str("CHAIN_RPC_URL", "")
+CHAIN_RPC_URLS: Any = env.json("CHAIN_RPC_URLS", {}, validate=_is_names)
+# The keys that pay withdrawals, publish and confirm (CHAIN_KEY), and that answer tasks (CHAIN_PROVIDER_KEY; the same
+# where it is empty): 0x and 64 hexadecimal digits, or the path of an encrypted keystore file, with its password.
+CHAIN_KEY = env.str("CHAIN_KEY", "")
+CHAIN_KEYSTORE_PASSWORD = env.str("CHAIN_KEYSTORE_PASSWORD", "")
+CHAIN_PROVIDER_KEY = env.str("CHAIN_PROVIDER_KEY", "")
+CHAIN_PROVIDER_KEYSTORE_PASSWORD = env.str("CHAIN_PROVIDER_KEYSTORE_PASSWORD", "")
+CHAIN_TIMEOUT_S = _seconds("CHAIN_TIMEOUT_S", 10, minimum=0.1)
+# How many blocks one question for events covers; what is sent and is in no block after so long gets higher fees, up to
+# the most that a unit of gas may cost.
+CHAIN_WINDOW_BLOCKS = env.int("CHAIN_WINDOW_BLOCKS", 500, validate=validate.Range(min=1))
+CHAIN_BUMP_AFTER_S = _seconds("CHAIN_BUMP_AFTER_S", 45, minimum=1)
+CHAIN_MAX_FEE_GWEI = env.int("CHAIN_MAX_FEE_GWEI", 500, validate=validate.Range(min=1))
+# Below so many of the chain's coins on a sender, and beyond so many blocks that are not read yet, operators are warned.
+CHAIN_LOW_BALANCE = env.decimal("CHAIN_LOW_BALANCE", Decimal("0.1"), validate=_is_amount)
+CHAIN_LAG_BLOCKS = env.int("CHAIN_LAG_BLOCKS", 50, validate=validate.Range(min=1))
+# Whether sources that name one of this marketplace's models are served without an operator's word.
+CHAIN_SERVE_OPEN = env.bool("CHAIN_SERVE_OPEN", False)
+# Files that anybody may leave for tasks to point to.
+PIN_MAX_BYTES = env.int("PIN_MAX_BYTES", 1024 * 1024, validate=validate.Range(min=1024, max=1024 * 1024))
+PIN_DAYS = env.int("PIN_DAYS", 30, validate=validate.Range(min=1))
+# How much of that there may be altogether: beyond it, strangers are asked to come again later.
+PIN_TOTAL_BYTES = env.int("PIN_TOTAL_BYTES", 1024**3, validate=validate.Range(min=0))
+# Where workers reach this marketplace's own API, if not at PUBLIC_URL.
+INTERNAL_URL = env.str("INTERNAL_URL", "")
+
 # --- Django ----------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "unfold",
@@ -124,6 +162,7 @@ INSTALLED_APPS = [
     "gpus",
     "inference",
     "finetune",
+    "chain",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -196,67 +235,12 @@ LOGGING = {
 
 # --- Database, cache, jobs -------------------------------------------------------------------------------
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {"finetune.tasks.run_jobs": {"queue": "finetune"}}
+CELERY_TASK_ROUTES = {"finetune.tasks.run_jobs": {"queue": "finetune"}, "chain.tasks.*": {"queue": "chain"}}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
-CELERY_BEAT_SCHEDULE = {
-    "sweep-nodes": {"task": "gpus.tasks.sweep_nodes", "schedule": 5.0, "options": {"expires": 5}},
-    "sweep-leases": {"task": "gpus.tasks.sweep_leases", "schedule": 10.0, "options": {"expires": 10}},
-    "sweep-gateways": {"task": "gpus.tasks.sweep_gateways", "schedule": 60.0, "options": {"expires": 60}},
-    "sweep-inferences": {
-        "task": "inference.tasks.sweep_inferences",
-        "schedule": 5.0,
-        "options": {"expires": 5},
-    },
-    "sweep-catalogue": {
-        "task": "inference.tasks.sweep_catalogue",
-        "schedule": 10.0,
-        "options": {"expires": 10},
-    },
-    "sweep-replies": {
-        "task": "clients.tasks.sweep_replies",
-        "schedule": 300.0,
-        "options": {"expires": 300},
-    },
-    "sweep-claims": {
-        "task": "inference.tasks.sweep_claims",
-        "schedule": 5.0,
-        "options": {"expires": 5},
-    },
-    "sweep-hostings": {
-        "task": "inference.tasks.sweep_hostings",
-        "schedule": 3.0,
-        "options": {"expires": 3},
-    },
-    "seal-receipts": {
-        "task": "inference.tasks.seal_receipts",
-        "schedule": 30.0,
-        "options": {"expires": 30},
-    },
-    "sweep-demand": {
-        "task": "inference.tasks.sweep_demand",
-        "schedule": 3600.0,
-        "options": {"expires": 3600},
-    },
-    "move-deployments": {
-        "task": "finetune.tasks.move_deployments",
-        "schedule": 2.0,
-        "options": {"expires": 2},
-    },
-    "sweep-jobs": {"task": "finetune.tasks.sweep_jobs", "schedule": 5.0, "options": {"expires": 5}},
-    "sweep-uploads": {"task": "clients.tasks.sweep_uploads", "schedule": 300.0, "options": {"expires": 300}},
-    "sweep-files": {"task": "clients.tasks.sweep_files", "schedule": 300.0, "options": {"expires": 300}},
-    "sweep-datasets": {
-        "task": "finetune.tasks.sweep_datasets",
-        "schedule": 30.0,
-        "options": {"expires": 30},
-    },
-    "sweep-tokens": {"task": "clients.tasks.sweep_tokens", "schedule": 3600.0, "options": {"expires": 3600}},
-}
-
 # --- Who may call ----------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "clients.Client"
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
@@ -299,6 +283,8 @@ REST_FRAMEWORK = {
             "transfer": "60/min",
             "wallet": "30/min",
             "broker": "120/min",
+            "pin": "120/min",
+            "chain": "60/min",
         }.items()
     },
     "EXCEPTION_HANDLER": "marketplace.errors.drf_exception_handler",
@@ -332,6 +318,7 @@ EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", False)
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "marketplace@localhost")
 
 _HINTS = {
+    "CHAIN_RPC_URLS": 'JSON such as {"ogpu-testnet": "https://…"}',
     "RECEIPT_KEY": "0x and 64 hexadecimal digits, for example from: "
     "python -c \"import secrets; print('0x' + secrets.token_hex(32))\"",
     "SECRET_KEY": "at least 32 random characters, for example from: "
@@ -372,6 +359,7 @@ def _checked_url(name: str, value: str, schemes: tuple[str, ...]) -> str:
 _checked_url("DATABASE_URL", DATABASE_URL, ("postgres", "postgresql"))
 _checked_url("REDIS_URL", REDIS_URL, ("redis", "rediss", "redis+socket", "unix"))
 PUBLIC_URL = _checked_url("PUBLIC_URL", PUBLIC_URL, ("http", "https"))
+INTERNAL_URL = INTERNAL_URL.rstrip("/") or PUBLIC_URL
 
 DATABASES = {"default": dict(dj_database_url.parse(DATABASE_URL, conn_max_age=0, conn_health_checks=True))}
 # redis-py says unix://, Celery says redis+socket:// for the same thing.
@@ -396,6 +384,8 @@ UNFOLD = {
     "SITE_TITLE": MARKETPLACE_NAME,
     "SITE_HEADER": MARKETPLACE_NAME,
     "SITE_SYMBOL": "memory",
+    "DASHBOARD_CALLBACK": "chain.admin.warned.on_dashboard",
+    "STYLES": [lambda request: static("clients/admin.css")],
     "SIDEBAR": {
         "show_search": True,
         "show_all_applications": True,
@@ -419,6 +409,8 @@ UNFOLD = {
                     [
                         ("Provider requests", "how_to_reg", "clients_provider"),
                         ("Payouts", "payments", "clients_payout"),
+                        ("Withdrawals", "send_money", "chain_withdrawal"),
+                        ("Sources to serve", "rule", "chain_service"),
                     ],
                 ),
                 (
@@ -440,6 +432,24 @@ UNFOLD = {
                         ("Datasets", "dataset", "finetune_dataset"),
                         ("Deployments", "rocket_launch", "finetune_deployment"),
                         ("Attempts", "replay", "finetune_attempt"),
+                    ],
+                ),
+                (
+                    "Chain",
+                    [
+                        ("Networks", "link", "chain_network"),
+                        ("Sources", "storefront", "chain_source"),
+                        ("Tasks", "task_alt", "chain_task"),
+                        ("Responses", "forum", "chain_response"),
+                        ("Fulfilments", "handyman", "chain_fulfilment"),
+                        ("Outbox", "outbox", "chain_transaction"),
+                        ("Deposits", "move_to_inbox", "chain_deposit"),
+                        ("Task orders", "shopping_cart", "chain_taskorder"),
+                        ("Source orders", "add_business", "chain_sourceorder"),
+                        ("Pins", "push_pin", "chain_pin"),
+                        ("Published roots", "account_tree", "chain_publishedroot"),
+                        ("Events", "list_alt", "chain_log"),
+                        ("Reconciliation", "fact_check", "chain_reconciliation"),
                     ],
                 ),
                 (

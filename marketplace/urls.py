@@ -8,6 +8,7 @@ from django.db.utils import Error as DatabaseError
 from django.http import HttpRequest, HttpResponseRedirect, JsonResponse
 from django.urls import path, re_path
 
+import chain.urls
 import clients.urls
 import finetune.urls
 import gpus.api.hot_path
@@ -38,6 +39,7 @@ _api: list[Any] = [
     *gpus.urls.urlpatterns,
     *inference.urls.urlpatterns,
     *finetune.urls.urlpatterns,
+    *chain.urls.urlpatterns,
 ]
 _schema = swagger.schema_view([*inference.api.hot_path.patterns, *gpus.api.hot_path.patterns, *_api])
 

@@ -32,6 +32,8 @@ PASSWORD = "correct horse battery"
 pytest_plugins = ["tests.served"]
 
 supervisor = Supervisor(say=print)
+# Homes of this run: who lets go of one lets go of its lock.
+homes: list[Home] = []
 
 
 def _home() -> Home:
@@ -50,6 +52,7 @@ def _set_up() -> None:
         os.environ.setdefault(name, value)
     if not {"DATABASE_URL", "REDIS_URL"} <= set(os.environ):
         home = _home()
+        homes.append(home)
         os.environ.setdefault("MARKETPLACE_HOME", str(home.folder))
         os.environ.update(services.start(supervisor, home, durable=False))
     django.setup()

@@ -15,7 +15,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from clients import accounts, devices, ledger
+from clients import accounts, devices, house, ledger
 from clients.admin.grants import GivesCredit
 from clients.admin.limits import Limited
 from clients.admin.rows import link, once, shown
@@ -127,6 +127,10 @@ class ClientAdmin(GivesCredit, Limited, UserAdmin, ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Client, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         accounts.announce_change(obj.pk)
+
+    def has_change_permission(self, request: HttpRequest, obj: Client | None = None) -> bool:
+        # Nobody is to give the marketplace's own account a password, or let somebody in.
+        return super().has_change_permission(request, obj) and not (obj is not None and house.is_house(obj))
 
     def has_close_permission(self, request: HttpRequest) -> bool:
         return super().has_delete_permission(request)

@@ -31,7 +31,12 @@ WORDS = {
 }
 EDGES = {"default": "Default price", "min": "Lowest price", "max": "Highest price"}
 PRICES = {f"{edge}_{unit}_price": f"{EDGES[edge]} {WORDS[unit]}" for edge in EDGES for unit in UNITS}
-VALUES = ("fee_bps", *PRICES, "payouts_frozen")
+WITHDRAWALS = {
+    "withdrawal_minimum": "Smallest withdrawal",
+    "withdrawal_daily": "Most that a client withdraws on a day (UTC)",
+    "withdrawal_approval_above": "Above this an operator approves it",
+}
+VALUES = ("fee_bps", *PRICES, *WITHDRAWALS, "payouts_frozen")
 
 
 class TermsForm(forms.ModelForm):
@@ -45,7 +50,7 @@ class TermsForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        for name, label in PRICES.items():
+        for name, label in (PRICES | WITHDRAWALS).items():
             if name in self.fields:
                 self.fields[name].label = label
 
@@ -87,11 +92,15 @@ class TermsAdmin(ModelAdmin):
     search_fields = ("reason", "by__username")
     actions_list = ("freeze_payouts", "unfreeze_payouts")
     formfield_overrides = {MoneyField: {"widget": UnfoldAdminTextInputWidget(attrs={"inputmode": "decimal"})}}
-    readonly_fields = ("fee", "frozen", *(amount(name, label) for name, label in PRICES.items()))
+    readonly_fields = (
+        "fee",
+        "frozen",
+        *(amount(name, label) for name, label in (PRICES | WITHDRAWALS).items()),
+    )
 
     def get_fieldsets(self, request: HttpRequest, obj: Terms | None = None) -> Any:
         if obj is None:
-            prices: Any = [*PRICES]
+            prices: Any = [*PRICES, *WITHDRAWALS]
             first: tuple[str, ...] = ("fee_bps", "payouts_frozen", "reason", "based_on")
         else:
             prices = [field for field in self.readonly_fields if callable(field)]
@@ -102,8 +111,9 @@ class TermsAdmin(ModelAdmin):
             ("What nodes cost whose owners have set no price", {"fields": tuple(prices[:size])}),
             (
                 "What providers may ask; empty binds nobody",
-                {"fields": tuple(zip(prices[size : 2 * size], prices[2 * size :], strict=True))},
+                {"fields": tuple(zip(prices[size : 2 * size], prices[2 * size : 3 * size], strict=True))},
             ),
+            ("Withdrawals to wallets; empty is no limit", {"fields": tuple(prices[3 * size :])}),
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Terms | None = None) -> Any:
@@ -168,7 +178,10 @@ class TermsAdmin(ModelAdmin):
         variant=ActionVariant.DANGER,
     )  # fmt: skip
     def freeze_payouts(self, request: HttpRequest) -> HttpResponse:
-        note = "No payout is paid until somebody unfreezes them. Inference goes on, and so do requests for payouts."
+        note = (
+            "No payout or withdrawal is paid until somebody unfreezes them; what is signed already goes on. So does "
+            "inference, and so do requests for payouts."
+        )
         return self._switch(request, frozen=True, title="Freeze payouts", note=note)
 
     @action(
@@ -177,7 +190,7 @@ class TermsAdmin(ModelAdmin):
     )  # fmt: skip
     def unfreeze_payouts(self, request: HttpRequest) -> HttpResponse:
         return self._switch(
-            request, frozen=False, title="Unfreeze payouts", note="Payouts can be paid again."
+            request, frozen=False, title="Unfreeze payouts", note="Payouts and withdrawals can be paid again."
         )
 
     def _switch(self, request: HttpRequest, *, frozen: bool, title: str, note: str) -> HttpResponse:

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.db import transaction
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
@@ -19,7 +20,7 @@ from rest_framework.response import Response
 from clients import idempotency
 from clients.authentication import caller
 from clients.models import StoredReply
-from marketplace.errors import InvalidRequest
+from marketplace.errors import InvalidRequest, PayloadTooLarge
 from marketplace.parsing import is_yes
 
 KEY_PARAMETER = openapi.Parameter(
@@ -43,7 +44,7 @@ def once(handler: Handler) -> Handler:
     @wraps(handler)
     def answer(self: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return carry_out(
-            request, lambda: handler(self, request, *args, **kwargs), said=lambda: _body(request)
+            request, lambda: handler(self, request, *args, **kwargs), said=lambda: body_of(request)
         )
 
     return cast(Handler, answer)
@@ -88,8 +89,12 @@ def _refuse_dry_run(request: Request) -> None:
             raise InvalidRequest("There is no dry run here; nothing was done.", code="no_dry_run", param=name)
 
 
-def _body(request: Request) -> bytes:
-    body: bytes = request._request.body
+def body_of(request: Request) -> bytes:
+    """What a repeat must send again; to be asked for before `request.data`. Raises PayloadTooLarge."""
+    try:
+        body: bytes = request._request.body
+    except RequestDataTooBig:
+        raise PayloadTooLarge from None
     return body
 
 

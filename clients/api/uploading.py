@@ -29,8 +29,8 @@ class FileMissing(InvalidRequest):
 class SpooledUpload(UploadedFile):
     """A file of a form that is on this machine's disk, its hashes known."""
 
-    def __init__(self, spooled: Spooled, name: str) -> None:
-        super().__init__(None, name=name, size=spooled.size)
+    def __init__(self, spooled: Spooled, name: str, content_type: str = "") -> None:
+        super().__init__(None, name=name, content_type=content_type, size=spooled.size)
         self.spooled = spooled
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class _Handler(FileUploadHandler):
 
     def file_complete(self, file_size: int) -> UploadedFile:
         assert self.file is not None
-        return SpooledUpload(self.file.spool.finish(), self.file_name or "")
+        return SpooledUpload(self.file.spool.finish(), self.file_name or "", self.content_type or "")
 
     def upload_interrupted(self) -> None:
         if self.file is not None:

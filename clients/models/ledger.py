@@ -112,6 +112,7 @@ class TransferKind(models.TextChoices):
     DEPOSIT = "deposit", "deposit"
     PAYOUT = "payout", "payout"
     WITHDRAWAL = "withdrawal", "withdrawal"
+    ONCHAIN = "onchain", "task on a chain"
 
 
 class Transfer(models.Model):

@@ -41,8 +41,12 @@ class Terms(models.Model):
     min_training_price = MoneyField(null=True, blank=True)
     max_training_price = MoneyField(null=True, blank=True)
     payouts_frozen = models.BooleanField(
-        default=False, help_text="No payout is paid while this is on; inference goes on."
+        default=False, help_text="No payout or withdrawal is paid while this is on; inference goes on."
     )
+    # What goes out to wallets by itself: per withdrawal, per client and day (UTC), and without an operator's word.
+    withdrawal_minimum = MoneyField(null=True, blank=True)
+    withdrawal_daily = MoneyField(null=True, blank=True)
+    withdrawal_approval_above = MoneyField(null=True, blank=True)
     reason = models.CharField(max_length=500, help_text="Why this was changed.")
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, blank=True, related_name="+")
     at = models.DateTimeField(db_default=Now())

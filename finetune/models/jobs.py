@@ -43,6 +43,7 @@ class Face(models.TextChoices):
     OPENAI = "openai", "/v1/fine_tuning/jobs"
     BROKER = "broker", "/v1/user/…/task"
     TASKS = "tasks", "/fine-tuning/task"
+    CHAIN = "chain", "a task on a chain"
 
 
 class Job(models.Model):
@@ -151,6 +152,11 @@ class Job(models.Model):
     @property
     def has_ended(self) -> bool:
         return self.status in self.ENDED
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether its owner pays for it here. What a chain wants is paid there, when the answer is confirmed."""
+        return self.face != Face.CHAIN
 
     @property
     def provider_share(self) -> int:

@@ -1,7 +1,8 @@
-"""The main job in front of the user, over HTTP like anybody's: a streamed prompt, an embedding, and two trainings.
+"""The main job in front of the user, over HTTP like anybody's: a streamed prompt, an embedding, two trainings, and a task
+on the chain.
 
-`python -m marketplace.embedded.demo URL` with the key in `API_KEY`, and in `MODELS_DIR` the node's folder of models.
-Exit status 0 if all of it was done.
+`python -m marketplace.embedded.demo URL` with the consumer's key in `API_KEY`, the provider's in `PROVIDER_API_KEY`, and in
+`MODELS_DIR` the node's folder of models. Exit status 0 if all of it was done.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import requests
 
 from inference import verification
-from marketplace.embedded import story
+from marketplace.embedded import onchain, story
 from marketplace.embedded.consumer import Consumer, Unanswered
 
 PROMPT = "Hello, who are you?"
@@ -104,6 +105,8 @@ def main() -> int:
         show_chat(consumer, chat)
         show_embedding(consumer, embedding)
         story.tell(consumer, chat=CHAT_MODEL, embedding=EMBEDDING_MODEL)
+        provider = Consumer(sys.argv[1], os.environ["PROVIDER_API_KEY"])
+        onchain.tell(consumer, provider, model=CHAT_MODEL)
     except (Unanswered, requests.RequestException) as error:
         print(f"\nIt did not work. {error}", file=sys.stderr)
         return 1

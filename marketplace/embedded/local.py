@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from marketplace.embedded import programs, services
+from marketplace.embedded import chain, programs, services
 from marketplace.embedded.home import PROJECT, Home, HomeUnusable
 from marketplace.embedded.listener import Listener
 from marketplace.embedded.supervisor import StartFailed, Supervisor
@@ -20,6 +20,7 @@ DEMO_SETTINGS = {
     "ALLOWED_HOSTS": "*",
     "CORS_ALLOW_ALL_ORIGINS": "true",
     "OPEN_PROVIDER_REGISTRATION": "true",
+    "CHAIN_SERVE_OPEN": "true",
     "ALLOW_PRIVATE_NODE_URLS": "true",
     "LOG_LEVEL": "WARNING",
     "STARTING_CREDIT": "100",
@@ -51,6 +52,7 @@ class LocalMarketplace:
         self.home.sign(f"process {os.getpid()}, {self.listener.local_url}")
         self.env = self._environment() | services.start(self.supervisor, self.home)
         self.say(f"{_services()} up, data in {self.home.folder}")
+        self.env |= chain.start(self.supervisor, self.home, say=self.say)
         self._prepare()
         self._start_programs()
         self._bring_bases()
@@ -74,6 +76,7 @@ class LocalMarketplace:
         """The main job, once; whether it was done."""
         given = {
             "API_KEY": self.credentials["consumer"]["api_key"],
+            "PROVIDER_API_KEY": self.credentials["provider"]["api_key"],
             "MODELS_DIR": str(self._models),
         }
         command = [sys.executable, "-m", "marketplace.embedded.demo", self.url]
@@ -94,6 +97,7 @@ class LocalMarketplace:
         own = {
             "SECRET_KEY": self.home.secret_key(),
             "PUBLIC_URL": self.url,
+            "INTERNAL_URL": self.url,
             "MARKETPLACE_HOME": str(self.home.folder),
             "DJANGO_SETTINGS_MODULE": "marketplace.settings",
         }
@@ -125,13 +129,14 @@ class LocalMarketplace:
             agent,
             programs.worker(self.home, self.env),
             programs.trainer(self.home, self.env),
+            programs.chain_worker(self.home, self.env),
             programs.beat(self.home, self.env),
         ]:
             self.supervisor.start(program)
         self.supervisor.await_ready(*(web.name for web in webs), within_s=WEB_WITHIN_S)
         self._check_key()
         self.say(f"{len(webs)} web processes answer at {self.url}")
-        self.supervisor.await_ready("worker", "trainer", "beat", within_s=WORKER_WITHIN_S)
+        self.supervisor.await_ready("worker", "trainer", "chain", "beat", within_s=WORKER_WITHIN_S)
         self.say("Celery workers and beat answer")
         self.supervisor.await_ready("agent", within_s=AGENT_WITHIN_S)
         self.say("A provider's node is connected")

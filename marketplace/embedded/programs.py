@@ -56,6 +56,11 @@ def trainer(home: Home, env: Mapping[str, str]) -> Program:
     return _worker("trainer", "finetune", home, env, threads=16, stop_within_s=30)
 
 
+def chain_worker(home: Home, env: Mapping[str, str]) -> Program:
+    """The Celery worker that reads chains and sends to them."""
+    return _worker("chain", "chain", home, env, threads=8, stop_within_s=15)
+
+
 def _worker(
     program: str, queue: str, home: Home, env: Mapping[str, str], *, threads: int, stop_within_s: float
 ) -> Program:

@@ -108,6 +108,23 @@ def test_nobody_unknown_sends_much(server, send, key, alice):
     assert status == 201, said
 
 
+def test_anybody_leaves_a_file_as_large_as_a_pin_may_be_and_no_larger(server, send, settings, tmp_path):
+    settings.MEDIA_ROOT = tmp_path
+    content = b"x" * (bodies.FREE_BYTES * 2)
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n'
+        b"Content-Type: application/json\r\n\r\n" + content + b"\r\n--b--\r\n"
+    )
+    status, _, said = send("POST", "/file/create", form, Content_Type="multipart/form-data; boundary=b")
+    assert (status, json.loads(said)["size"]) == (201, len(content))
+    status, headers, read = send("GET", f"/ipfs/{json.loads(said)['cid']}")
+    assert (status, read, headers["X-Content-Type-Options"]) == (200, content, "nosniff")
+
+    most = settings.PIN_MAX_BYTES + bodies.FORM_BYTES
+    head = f"POST /file/create HTTP/1.1\r\nHost: x\r\nContent-Length: {most + 1}\r\n\r\n"
+    assert heard(raw(server, head)).startswith("HTTP/1.1 413")
+
+
 def test_who_is_logged_in_to_the_pages_may_send_much(server, send, operator):
     from django.test import Client as Browser
 

@@ -130,6 +130,15 @@ def test_the_longest_key_is_taken(alice: Client) -> None:
     assert pay(alice, key="~" * 255).headers["Idempotent-Replayed"] == "true"
 
 
+def test_a_body_that_django_does_not_read_is_too_large(api: Any, alice: Client, settings: Any) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
+    body = {"amount": "1", "destination": "x" * 1000}
+    reply = api(alice).post("/account/payouts", body, headers={"Idempotency-Key": "one"})
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert not StoredReply.objects.exists()
+
+
 def test_an_error_frees_the_key(alice: Client) -> None:
     assert pay(alice, tokens=11).status_code == 402
     assert not StoredReply.objects.exists()

@@ -1,5 +1,7 @@
 """/client/wallets/"""
 
+import re
+
 import pytest
 import redis
 from django.core.cache import cache
@@ -44,6 +46,42 @@ def test_the_message_says_what_is_signed(api, alice, settings):
     assert lines[5:8] == ["URI: https://market.example:8443", "Version: 1", "Chain ID: 137"]
     assert [line.split(": ")[0] for line in lines[8:]] == ["Nonce", "Issued At", "Expiration Time"]
     assert lines[9].endswith("Z")
+
+
+# https://eips.ethereum.org/EIPS/eip-4361: statement = 1*( reserved / unreserved / " " ), as RFC 3986 has these.
+STATEMENT = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;= ]+")
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [
+        ("GPU marketplace", "GPU marketplace"),
+        ("Märkte – 100% GPU", "Markte 100 GPU"),
+        ('two\nlines "and" <more>', "two lines and more"),
+        ("市場", "market.example"),
+    ],
+)
+def test_a_strict_parser_takes_the_message_whatever_the_marketplace_is_called(
+    api, alice, settings, name, stated
+):
+    settings.PUBLIC_URL, settings.MARKETPLACE_NAME = "https://market.example", name
+    lines = challenge(api, alice).split("\n")
+
+    assert [line.partition(":")[0] for line in lines[5:]] == [
+        "URI", "Version", "Chain ID", "Nonce", "Issued At", "Expiration Time",
+    ]  # fmt: skip
+    assert (lines[2], lines[4]) == ("", "")
+    assert STATEMENT.fullmatch(lines[3])
+    assert f"of {stated}. This costs" in lines[3]
+
+
+def test_an_account_may_have_several_wallets(api, alice):
+    for wallet in (MINE, OTHER):
+        assert link(api, alice, wallet).status_code == 201
+    assert {each["address"] for each in api(alice).get(PATH).json()} == {
+        MINE.address.lower(),
+        OTHER.address.lower(),
+    }
 
 
 def test_whoever_signs_it_has_the_wallet(api, alice):

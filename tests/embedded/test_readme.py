@@ -6,7 +6,11 @@ from marketplace.embedded.home import PROJECT
 
 # Named one by one in the README, made in a loop in the settings.
 THROTTLES = {
-    f"THROTTLE_{scope}" for scope in ("LOGIN", "REGISTER", "RESET", "TOKEN", "TRANSFER", "WALLET", "BROKER")
+    f"THROTTLE_{scope}"
+    for scope in (
+        *("LOGIN", "REGISTER", "RESET", "TOKEN", "TRANSFER", "WALLET", "BROKER"),
+        *("PIN", "CHAIN"),
+    )
 }
 
 

@@ -27,6 +27,7 @@ START_WITHIN_S = 120
 NOT_INHERITED = (
     *("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "PUBLIC_URL", "HTTPS", "ALLOWED_HOSTS"),
     *("MARKETPLACE_HOME", "HTTP_HOST", "HTTP_PORT", "WEB_PROCESSES"),
+    *("CHAIN_NETWORKS", "CHAIN_RPC_URL", "CHAIN_KEY", "CHAIN_PROVIDER_KEY"),
 )
 MODELS = PROJECT / ".local" / "test" / "models"
 
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Marketplace:
     """A running marketplace, seen from outside.
 
-    Its parts are `postgres`, `valkey`, `web-1`, `web-2`, `worker`, `trainer`, `beat` and `agent`.
+    Its parts are `postgres`, `valkey`, `devnet`, `web-1`, `web-2`, `worker`, `trainer`, `chain`, `beat` and `agent`.
     """
 
     def __init__(self, home: Path, process: subprocess.Popen[bytes]) -> None:

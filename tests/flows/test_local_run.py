@@ -18,7 +18,7 @@ from marketplace.embedded.demo import OWN_MODELS
 from marketplace.embedded.home import PROJECT
 from tests.flows.conftest import eventually, start, stop
 
-PARTS = {"postgres", "valkey", "web-1", "web-2", "worker", "trainer", "beat", "agent"}
+PARTS = {"postgres", "valkey", "devnet", "web-1", "web-2", "worker", "trainer", "chain", "beat", "agent"}
 
 
 def test_every_part_answers(marketplace):
@@ -41,7 +41,11 @@ def test_the_operator_can_enter_the_admin(marketplace):
 
 def test_the_main_job_is_done_in_front_of_the_user(marketplace):
     command = [sys.executable, "-m", "marketplace.embedded.demo", marketplace.url]
-    env = os.environ | {"API_KEY": marketplace.api_key, "MODELS_DIR": str(marketplace.home / "models")}
+    env = os.environ | {
+        "API_KEY": marketplace.api_key,
+        "PROVIDER_API_KEY": marketplace.provider["api_key"],
+        "MODELS_DIR": str(marketplace.home / "models"),
+    }
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     assert re.search(r"node local-node, \d+ \+ \d+ tokens, first after \d+ ms, all after \d+ ms", done.stdout)

@@ -1,4 +1,4 @@
-"""`python manage.py verify_receipt FILE [--signer 0x…]`"""
+"""`python manage.py verify_receipt FILE [--signer 0x…] [--rpc URL --contract 0x…]`"""
 
 import sys
 from argparse import ArgumentParser
@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from inference import signing, verification
-from inference.verification import InvalidReceipt, Verdict
+from inference.verification import ChainAway, InvalidReceipt, Publication, Verdict
 
 
 class Command(BaseCommand):
@@ -23,15 +23,30 @@ class Command(BaseCommand):
             metavar="0x…",
             help="The address that must have signed it. Without it: this marketplace's own.",
         )
+        chain = "Whether its batch is published there is checked too. GET /chain/networks/ has both."
+        parser.add_argument("--rpc", metavar="URL", help=f"A node of the chain. {chain}")
+        parser.add_argument("--contract", metavar="0x…", help="The address of Receipts on that chain.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         signer = options["signer"] or signing.signer()
+        if bool(options["rpc"]) is not bool(options["contract"]):
+            raise CommandError(
+                "--rpc and --contract go together: a node of the chain, and its contract Receipts."
+            )
+        published = None
         try:
-            verdict = verification.verify(verification.read(_text(options["file"])), signer)
+            document = verification.read(_text(options["file"]))
+            verdict = verification.verify(document, signer)
+            if options["rpc"]:
+                published = verification.on_chain(
+                    document, rpc_url=options["rpc"], contract=options["contract"]
+                )
+        except ChainAway as error:
+            raise CommandError(f"The receipt is valid. {error}") from None
         except InvalidReceipt as error:
             lines = "".join(f"\n  {problem}" for problem in error.problems)
             raise CommandError(f"This receipt proves nothing:{lines}") from None
-        self.stdout.write(_told(verdict))
+        self.stdout.write(_told(verdict, published))
 
 
 def _text(name: str) -> str:
@@ -41,7 +56,7 @@ def _text(name: str) -> str:
         raise CommandError(f"Could not read {name}: {error}") from None
 
 
-def _told(verdict: Verdict) -> str:
+def _told(verdict: Verdict, published: Publication | None) -> str:
     receipt, tokens = verdict.receipt, verdict.receipt["tokens"]
     currency = receipt["currency"]
     sealed = (
@@ -59,5 +74,6 @@ def _told(verdict: Verdict) -> str:
             f"  provider  {receipt['provider_share']} {currency} of this",
             f"  fee       {receipt['fee']} {currency}",
             f"  ledger    {receipt['ledger']['reference']}, {receipt['ledger']['at']}",
+            *([f"  chain     {published.value}"] if published else []),
         )
     )

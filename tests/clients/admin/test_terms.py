@@ -91,3 +91,19 @@ def test_payouts_are_frozen_and_unfrozen_with_a_reason(browser):
     browser.post("/admin/clients/terms/unfreeze-payouts/", {"reason": "All is well."})
     assert not terms.current().payouts_frozen
     assert audited() == [("change_terms", "Odd transfers."), ("change_terms", "All is well.")]
+
+
+def test_limits_of_withdrawals_are_set_and_taken_away(form):
+    assert (
+        form(withdrawal_minimum="0.5", withdrawal_daily="100", withdrawal_approval_above="20").status_code
+        == 302
+    )
+    now = terms.current()
+    assert (now.withdrawal_minimum, now.withdrawal_daily, now.withdrawal_approval_above) == (
+        TOKEN // 2,
+        100 * TOKEN,
+        20 * TOKEN,
+    )
+    assert form(withdrawal_daily="").status_code == 302
+    assert terms.current().withdrawal_daily is None
+    assert terms.current().withdrawal_minimum == TOKEN // 2

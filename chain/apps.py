@@ -1,0 +1,28 @@
+from django.apps import AppConfig
+
+
+class ChainConfig(AppConfig):
+    name = "chain"
+    verbose_name = "on chain"
+
+    def ready(self) -> None:
+        from chain import (  # noqa: F401, PLC0415 - need the models
+            fulfilment_books,
+            incomes,
+            order_books,
+            outbox,
+            outcomes,
+            registrations,
+            roots,
+            sources,
+            withdrawals,
+        )
+        from chain.fulfilment import sending  # noqa: PLC0415 - likewise
+        from chain.models import Purpose  # noqa: PLC0415 - likewise
+        from inference import earnings  # noqa: PLC0415 - likewise
+
+        earnings.count_also(incomes.of)
+        outbox.on_end(Purpose.ATTEMPT, sending.attempt_ended)
+        outbox.on_end(Purpose.RESPONSE, sending.response_ended)
+        outbox.on_end(Purpose.REGISTER, registrations.ended)
+        outbox.on_end(Purpose.TERMINAL, registrations.ended)

@@ -1,0 +1,70 @@
+"""What is known of chains, what is sent to them, and the money that crosses."""
+
+from chain.models.events import (
+    ENDED,
+    Attempt,
+    DeliveryMethod,
+    Log,
+    Placed,
+    Response,
+    ResponseStatus,
+    Source,
+    SourceStatus,
+    Task,
+    TaskStatus,
+)
+from chain.models.fulfilments import ENDED_FULFILMENTS, Fulfilment, FulfilmentStatus, Service, Serving
+from chain.models.money import (
+    Deposit,
+    DepositStatus,
+    PublishedRoot,
+    Reconciliation,
+    Withdrawal,
+    WithdrawalStatus,
+)
+from chain.models.networks import AddressField, Block, HashField, Network, Reorganisation
+from chain.models.orders import ENDED_ORDERS, OrderStatus, Pin, SourceOrder, TaskOrder, VaultFloat
+from chain.models.outbox import DONE, IN_FLIGHT, Purpose, Sender, Signed, Transaction, TransactionStatus
+
+__all__ = [
+    "DONE",
+    "ENDED",
+    "ENDED_FULFILMENTS",
+    "ENDED_ORDERS",
+    "IN_FLIGHT",
+    "AddressField",
+    "Attempt",
+    "Block",
+    "DeliveryMethod",
+    "Deposit",
+    "DepositStatus",
+    "Fulfilment",
+    "FulfilmentStatus",
+    "HashField",
+    "Log",
+    "Network",
+    "OrderStatus",
+    "Pin",
+    "Placed",
+    "PublishedRoot",
+    "Purpose",
+    "Reconciliation",
+    "Reorganisation",
+    "Response",
+    "ResponseStatus",
+    "Sender",
+    "Service",
+    "Serving",
+    "Signed",
+    "Source",
+    "SourceOrder",
+    "SourceStatus",
+    "Task",
+    "TaskOrder",
+    "TaskStatus",
+    "Transaction",
+    "TransactionStatus",
+    "VaultFloat",
+    "Withdrawal",
+    "WithdrawalStatus",
+]

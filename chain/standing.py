@@ -1,0 +1,101 @@
+"""How an address stands on a chain, and what has become of its transactions, in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chain.ethereum import Ethereum, Fault, Head, NodeAway
+
+GWEI = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What has become of a transaction in a block. `gas_price`: base units per gas that were paid."""
+
+    block_number: int
+    block_hash: str
+    has_succeeded: bool
+    gas_used: int
+    gas_price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """As one node says at one moment; amounts in base units.
+
+    `nonce` counts the address's transactions in blocks, `pending_nonce` also those that wait, `final_nonce` those up to
+    the block that was asked about (None where the node does not know that state any more).
+    """
+
+    chain_id: int
+    head: Head
+    balance: int
+    nonce: int
+    pending_nonce: int
+    final_nonce: int | None
+    priority_fee: int
+    receipts: dict[str, Receipt]
+
+
+def ask(node: Ethereum, address: str, hashes: Sequence[str], *, final_block: int) -> Standing:
+    """Of an address, with the receipts of those of these transactions that are in blocks. Raises NodeAway."""
+    said = node.ask(
+        [
+            ("eth_chainId", []),
+            ("eth_getBlockByNumber", ["latest", False]),
+            ("eth_getBalance", [address, "latest"]),
+            ("eth_getTransactionCount", [address, "latest"]),
+            ("eth_getTransactionCount", [address, "pending"]),
+            ("eth_getTransactionCount", [address, hex(max(final_block, 0))]),
+            ("eth_maxPriorityFeePerGas", []),
+            *(("eth_getTransactionReceipt", [each]) for each in hashes),
+        ]
+    )
+    fault = next((each for each in said[:5] + said[7:] if isinstance(each, Fault)), None)
+    if fault is not None:
+        raise NodeAway(f"The chain's node does not answer sensibly: {fault.message}")
+    try:
+        return _standing(said, hashes)
+    except (KeyError, TypeError, ValueError):
+        raise NodeAway("The chain's node does not answer sensibly.") from None
+
+
+def _standing(said: list[Any], hashes: Sequence[str]) -> Standing:
+    found = {each: _receipt(answer) for each, answer in zip(hashes, said[7:], strict=True)}
+    return Standing(
+        chain_id=int(said[0], 16),
+        head=_head(said[1]),
+        balance=int(said[2], 16),
+        nonce=int(said[3], 16),
+        pending_nonce=int(said[4], 16),
+        final_nonce=None if isinstance(said[5], Fault) else int(said[5], 16),
+        # Where a node does not know what is usual, so much is.
+        priority_fee=GWEI if isinstance(said[6], Fault) else int(said[6], 16),
+        receipts={each: receipt for each, receipt in found.items() if receipt is not None},
+    )
+
+
+def _receipt(said: Any) -> Receipt | None:
+    # A node that has just heard of a block may have its transactions without its number.
+    if not said or said.get("blockNumber") is None:
+        return None
+    return Receipt(
+        block_number=int(said["blockNumber"], 16),
+        block_hash=str(said["blockHash"]).lower(),
+        has_succeeded=int(said.get("status") or "0x0", 16) == 1,
+        gas_used=int(said["gasUsed"], 16),
+        gas_price=int(said.get("effectiveGasPrice") or "0x0", 16),
+    )
+
+
+def _head(said: Any) -> Head:
+    return Head(
+        number=int(said["number"], 16),
+        hash=str(said["hash"]).lower(),
+        parent_hash=str(said["parentHash"]).lower(),
+        timestamp=int(said["timestamp"], 16),
+        base_fee=int(said.get("baseFeePerGas") or "0x0", 16),
+    )
