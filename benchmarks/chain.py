@@ -161,22 +161,27 @@ def rendered(stand: Stand, options: argparse.Namespace, *, disk: str) -> str:
         (
             name,
             f"{_median(stand.read[who]):.2f}",
-            f"{events / _median(stand.read[who]):,.0f}",
+            f"{_median(stand.read[who], 'cpu'):.2f}",
             f"{stand.read[who][0]['trips']:,}",
             f"{ratio(stand.read, who, 'ours'):.1f}",
         )
         for who, name in READERS.items()
     ]
     clients = [
-        (name, f"{_median(stand.responses[who]):.2f}", f"{ratio(stand.responses, who, 'client'):.1f}")
+        (
+            name,
+            f"{_median(stand.responses[who]):.2f}",
+            f"{_median(stand.responses[who], 'cpu'):.2f}",
+            f"{ratio(stand.responses, who, 'client'):.1f}",
+        )
         for who, name in CLIENTS.items()
     ]
     parts = [
         report.table(("", "target", "measured", "kept"), promises),
         f"**Catching up {events:,} events**",
-        report.table(("", "seconds", "events/s", "round trips", "× the marketplace's time"), readers),
+        report.table(("", "seconds", "of CPU", "round trips", "× the marketplace's time"), readers),
         f"**Reading {options.responses:,} responses of a task**",
-        report.table(("", "seconds", "× `chain.client`'s time"), clients),
+        report.table(("", "seconds", "of CPU", "× `chain.client`'s time"), clients),
     ]
     rounds = f"{options.rounds} round{'s' if options.rounds > 1 else ''}"
     return "\n\n".join([*parts, f"{rounds}; {report.machine()}; {disk}."])
@@ -186,8 +191,8 @@ def _promise(what: str, measured: float) -> tuple[str, ...]:
     return what, f"≥ {PROMISE:g} ×", f"{measured:.1f} ×", "yes" if measured >= PROMISE else "**no**"
 
 
-def _median(runs: Sequence[Mapping[str, Any]]) -> float:
-    return statistics.median(found["seconds"] for found in runs)
+def _median(runs: Sequence[Mapping[str, Any]], what: str = "seconds") -> float:
+    return statistics.median(found[what] for found in runs)
 
 
 async def bench(environment: Mapping[str, str], options: argparse.Namespace) -> None:

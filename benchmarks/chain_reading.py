@@ -217,8 +217,8 @@ def main() -> None:
         return send(*arguments, **options)
 
     requests.Session.send = counted  # type: ignore[method-assign]
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     WHO[who](network)
-    seconds = time.perf_counter() - began
-    found = {"seconds": seconds, "trips": trips[0], "events": Log.objects.count(), "sum": _sum()}
+    seconds, cpu = time.perf_counter() - began, time.process_time() - worked
+    found = {"seconds": seconds, "cpu": cpu, "trips": trips[0], "events": Log.objects.count(), "sum": _sum()}
     print(json.dumps(found))

@@ -13,9 +13,9 @@ from chain.client import ChainId, Network, get_task_responses
 def main() -> None:
     url, task = sys.argv[1:]
     network = Network("bench", chain_id=ChainId.LOCAL.value, rpc_url=url)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     responses = get_task_responses(task, network=network)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     read = [
         [
             one.address,
@@ -29,7 +29,7 @@ def main() -> None:
         ]
         for one in responses
     ]
-    print(json.dumps({"seconds": seconds, "read": read}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "read": read}))
 
 
 if __name__ == "__main__":

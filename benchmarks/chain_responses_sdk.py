@@ -11,15 +11,15 @@ from ogpu.protocol import Task
 def main() -> None:
     url, task = sys.argv[1:]
     ChainConfig.set_rpc(url)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     snapshots = [response.snapshot() for response in Task(task).get_responses()]
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     read = [
         [one.address, one.task, one.params.provider, one.data, one.params.payment, int(one.status), one.timestamp,
          one.confirmed]
         for one in snapshots
     ]  # fmt: skip
-    print(json.dumps({"seconds": seconds, "read": read}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "read": read}))
 
 
 if __name__ == "__main__":

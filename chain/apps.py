@@ -7,8 +7,10 @@ class ChainConfig(AppConfig):
 
     def ready(self) -> None:
         from chain import (  # noqa: F401, PLC0415 - need the models
+            bells,
             fulfilment_books,
             incomes,
+            indexer,
             order_books,
             outbox,
             outcomes,
@@ -22,6 +24,7 @@ class ChainConfig(AppConfig):
         from inference import earnings  # noqa: PLC0415 - likewise
 
         earnings.count_also(incomes.of)
+        indexer.on_progress(bells.on_progress)
         outbox.on_end(Purpose.ATTEMPT, sending.attempt_ended)
         outbox.on_end(Purpose.RESPONSE, sending.response_ended)
         outbox.on_end(Purpose.REGISTER, registrations.ended)

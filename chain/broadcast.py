@@ -3,6 +3,7 @@
 A nonce is given out together with the signed form that uses it, in one database transaction, and only then the form is
 sent: whoever dies at any point leaves either nothing, or bytes that the next run sends again. The same bytes sent twice
 are one transaction to a chain, and all forms of a row have the same nonce, so that only one of them is carried out.
+What had ended, and is gone with its block, is sent again by `chain.revival`.
 
 One process at a time works for a sender (a lock of the database that ends with its connection). That is for the
 order's sake: what must never happen is prevented by the rows themselves.
@@ -21,7 +22,7 @@ from django.db import connection
 from django.db import transaction as database
 from django.db.models import Q
 
-from chain import ethereum, fees, forms, keys, outbox, standing
+from chain import bells, ethereum, fees, forms, keys, outbox, revival, standing
 from chain.ethereum import Ethereum, NodeAway, Refused
 from chain.fees import Fees
 from chain.models import (
@@ -102,7 +103,8 @@ def _look_after(sender: Sender, network: Network, now: datetime) -> int:
 def _senders(network: Network, now: datetime) -> list[str]:
     """The addresses for which there is something to do."""
     found = Transaction.objects.filter(network=network).filter(Q(status__in=IN_FLIGHT) | _due(now))
-    return list(found.order_by("sender").values_list("sender", flat=True).distinct())
+    busy = found.order_by("sender").values_list("sender", flat=True).distinct()
+    return sorted({*busy, *(row.sender for row in revival.lost(network, now=now))})
 
 
 def _due(now: datetime) -> Q:
@@ -172,7 +174,10 @@ class _Round:
         mine = Transaction.objects.filter(network=self.network, sender=self.sender.address)
         under_way = list(mine.filter(status__in=IN_FLIGHT).order_by("nonce").prefetch_related("forms"))
         due = list(mine.filter(_due(self.now)).order_by("id")[:MOST_IN_FLIGHT])
-        self.standing = self._ask([form.hash for row in under_way for form in forms.live(row)])
+        lost = [row for row in revival.lost(self.network, now=self.now) if row.sender == self.sender.address]
+        self.standing = self._ask([form.hash for row in [*lost, *under_way] for form in forms.live(row)])
+        for row in lost:
+            revival.revive(row, node=self.node, standing=self.standing, limit=self.limit, now=self.now)
         self.lowest = min((_nonce(row) for row in under_way if row.status != Status.MINED), default=None)
         for row in under_way:
             self._follow(row)
@@ -321,6 +326,8 @@ class _Round:
         Transaction.objects.filter(pk=row.pk, status__in=(Status.SIGNED, Status.SENT)).update(
             status=Status.SENT, sent_at=row.sent_at or self.now, hash=form.hash, reason="", tries=0
         )
+        # A development chain has it in a block already.
+        bells.ring("follow_networks")
 
     def _not_taken(self, row: Transaction, said: str) -> None:
         text = said.lower()

@@ -8,7 +8,7 @@ from datetime import datetime
 from django.db import transaction as database
 
 from chain import keys, outbox
-from chain.fees import Fees
+from chain.fees import PLAIN_SENDING, Fees
 from chain.models import Network, Sender, Signed, Transaction, TransactionStatus
 from chain.standing import Standing
 
@@ -50,6 +50,15 @@ def replacement(row: Transaction, before: Signed, *, at: Fees, now: datetime) ->
     return form
 
 
+@database.atomic
+def void(row: Transaction, before: Signed, *, at: Fees, now: datetime) -> Signed | None:
+    """A form that does nothing but use up the nonce of what the contract had refused; None where there is another."""
+    row = Transaction.objects.select_for_update().get(pk=row.pk)
+    if row.status != TransactionStatus.REVERTED or row.nonce is None or live(row)[-1].pk != before.pk:
+        return None
+    return _sign(row, row.nonce, gas=PLAIN_SENDING, at=at, now=now, is_void=True)
+
+
 def live(row: Transaction) -> list[Signed]:
     """The forms with its present nonce, oldest first."""
     return [form for form in row.forms.all() if form.nonce == row.nonce]
@@ -80,16 +89,18 @@ def _next_nonce(sender: Sender, standing: Standing) -> int:
     return max(sender.next_nonce, on_chain)
 
 
-def _sign(row: Transaction, nonce: int, *, gas: int, at: Fees, now: datetime) -> Signed:
+def _sign(
+    row: Transaction, nonce: int, *, gas: int, at: Fees, now: datetime, is_void: bool = False
+) -> Signed:
     made = keys.sign(
         row.sender,
         {
             "type": 2,
             "chainId": row.network.chain_id,
             "nonce": nonce,
-            "to": row.to,
-            "value": row.value,
-            "data": row.data or "0x",
+            "to": row.sender if is_void else row.to,
+            "value": 0 if is_void else row.value,
+            "data": "0x" if is_void else row.data or "0x",
             "gas": gas,
             "maxFeePerGas": at.max_fee,
             "maxPriorityFeePerGas": at.priority_fee,
@@ -97,5 +108,5 @@ def _sign(row: Transaction, nonce: int, *, gas: int, at: Fees, now: datetime) ->
     )
     return Signed.objects.create(
         transaction=row, hash=made.hash, raw="0x" + made.raw.hex(), nonce=nonce, gas=gas,
-        max_fee=at.max_fee, priority_fee=at.priority_fee, signed_at=now,
+        max_fee=at.max_fee, priority_fee=at.priority_fee, signed_at=now, is_void=is_void,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import connections, transaction
@@ -32,6 +33,7 @@ NETWORKS_AT_ONCE = 16
 # The hashes of so many blocks are kept; a reorganisation that goes deeper is read from the start.
 KEPT_BLOCKS = 1_000
 MOST_PAUSE_S = 30.0
+WELL: dict[str, Any] = {"failing_since": None, "failures": 0, "failure": ""}
 
 Callback = Callable[[Network, datetime], None]
 
@@ -114,21 +116,21 @@ def _looked_at(node: Ethereum, lease: Lease) -> Position:
     network = lease.network
     position = readings.position(node, network)
     _check_chain(network, position)
-    if _is_behind(network, position):
-        return position
     is_there = position.here is not None and position.here.hash == network.cursor_hash
+    if _is_behind(network, position):
+        lease.write(polled_at=lease.now(), **WELL)
+        return position
     if network.cursor_hash and not is_there:
-        common = reorganisations.common(node, network)
+        common = reorganisations.common(node, network, head=position.head.number)
         made = reorganisations.roll_back(lease, common)
         logger.warning("Rolled back: %s, to block %s.", made, common.number)
+    # Where there is more to read, all is well when that has been read.
     lease.write(
         head_block=position.head.number,
         head_at=readings.date(position.head.timestamp),
         polled_at=lease.now(),
-        failing_since=None,
-        failures=0,
-        failure="",
         next_poll_at=lease.begun,
+        **({} if network.cursor_block < position.head.number else WELL),
     )
     network.head_block = position.head.number
     return position
@@ -190,7 +192,7 @@ def _write(lease: Lease, position: Position, window: Window) -> None:
     """All that a window says, and the cursor at its end, or nothing. Raises Lost."""
     network = lease.network
     last = window.last
-    lease.write(cursor_block=last.number, cursor_hash=last.hash)
+    lease.write(cursor_block=last.number, cursor_hash=last.hash, **WELL)
     _keep_blocks(network, position, window)
     logs = _unseen(network, window)
     Log.objects.bulk_create(logs, batch_size=projections.ROWS_AT_ONCE)
@@ -212,7 +214,7 @@ def _keep_blocks(network: Network, position: Position, window: Window) -> None:
     Block.objects.bulk_create(
         Block(network=network, number=head.number, hash=head.hash, at=readings.date(head.timestamp))
         for head in heads.values()
-        if head.number == 0 or head.number >= window.last.number - KEPT_BLOCKS
+        if head.number in (0, window.last.number) or head.number >= position.head.number - KEPT_BLOCKS
     )
 
 

@@ -16,7 +16,7 @@ from django.db.models import F
 from django.utils import timezone
 from eth_utils import is_address, to_checksum_address
 
-from chain import keys
+from chain import bells, keys
 from chain.models import DONE, Network, Purpose, Transaction, TransactionStatus
 from clients import audit
 from clients.models import Client
@@ -81,6 +81,7 @@ def queue(
         value,
     ):
         raise ReferenceTaken()
+    bells.ring("send_transactions")
     return row
 
 
@@ -114,6 +115,7 @@ def end(
     row.refresh_from_db()
     for handler in _handlers[row.purpose]:
         handler(row)
+    bells.ring("advance_fulfilments", "settle_orders", "send_transactions")
     return True
 
 

@@ -68,7 +68,13 @@ def position(node: Ethereum, network: Network) -> Position:
     newest = _head(head)
     if newest is None or not isinstance(chain_id, str):
         raise NodeAway("The chain's node does not say what its newest block is.")
-    return Position(int(chain_id, 16), _head(genesis), newest, _head(here))
+    return Position(
+        int(chain_id, 16),
+        # Some nodes keep no blocks that old.
+        None if isinstance(genesis, Fault) else _head(genesis),
+        newest,
+        _head(here) if network.cursor_block <= newest.number else None,
+    )
 
 
 def heads(node: Ethereum, numbers: Sequence[int]) -> list[Head | None]:
@@ -114,9 +120,11 @@ def _logs(network: Network, first: int, last: int) -> Question:
 
 
 def _head(said: Any) -> Head | None:
-    """None where there is no such block. Raises NodeAway for what is no block."""
-    if isinstance(said, Fault) or said is None:
+    """None where there is no such block. Raises NodeAway for what is no block, and where the node will not say."""
+    if said is None:
         return None
+    if isinstance(said, Fault):
+        raise NodeAway(f"The chain's node does not tell of its blocks: {said.message}")
     try:
         return Head(
             number=_number(said["number"]),

@@ -15,7 +15,7 @@ from eth_abi.abi import decode
 from eth_utils import function_signature_to_4byte_selector
 
 from chain import ethereum, networks, treasury_lines, vault_lines
-from chain.ethereum import Ethereum, Fault, NodeAway
+from chain.ethereum import Ethereum, Fault, NodeAway, Refused
 from chain.lines import Line, Question
 from chain.models import Network, Reconciliation
 from clients.models import Client
@@ -40,7 +40,7 @@ def run_all(*, now: datetime) -> int:
             continue
         try:
             wrong += not run(network, now=now).is_balanced
-        except NodeAway as away:
+        except (NodeAway, Refused) as away:
             logger.warning("%s cannot be compared with the ledger: %s", network, away.message)
     return wrong
 

@@ -23,13 +23,13 @@ class Common:
     hash: str
 
 
-def common(node: Ethereum, network: Network) -> Common:
-    """Asks for one kept block after the other, from the newest on. Raises NodeAway.
+def common(node: Ethereum, network: Network, *, head: int) -> Common:
+    """Asks for one kept block after the other, from the chain's newest on. Raises NodeAway.
 
     Where the chains parted before all that is kept, everything is read again.
     """
     kept = list(
-        Block.objects.filter(network=network, number__lte=network.cursor_block)
+        Block.objects.filter(network=network, number__lte=min(network.cursor_block, head))
         .order_by("-number")
         .values_list("number", "hash")
     )

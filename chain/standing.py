@@ -1,4 +1,4 @@
-"""How an address stands on a chain, and what has become of its transactions, in one round trip."""
+"""How an address stands on a chain, and what has become of its transactions, in one round trip where they are few."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from chain.ethereum import Ethereum, Fault, Head, NodeAway
 
 GWEI = 10**9
+# Nodes answer so many questions at once; hardly ever there are more.
+AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +44,19 @@ class Standing:
 
 def ask(node: Ethereum, address: str, hashes: Sequence[str], *, final_block: int) -> Standing:
     """Of an address, with the receipts of those of these transactions that are in blocks. Raises NodeAway."""
-    said = node.ask(
-        [
-            ("eth_chainId", []),
-            ("eth_getBlockByNumber", ["latest", False]),
-            ("eth_getBalance", [address, "latest"]),
-            ("eth_getTransactionCount", [address, "latest"]),
-            ("eth_getTransactionCount", [address, "pending"]),
-            ("eth_getTransactionCount", [address, hex(max(final_block, 0))]),
-            ("eth_maxPriorityFeePerGas", []),
-            *(("eth_getTransactionReceipt", [each]) for each in hashes),
-        ]
-    )
+    asked: list[tuple[str, list[Any]]] = [
+        ("eth_chainId", []),
+        ("eth_getBlockByNumber", ["latest", False]),
+        ("eth_getBalance", [address, "latest"]),
+        ("eth_getTransactionCount", [address, "latest"]),
+        ("eth_getTransactionCount", [address, "pending"]),
+        ("eth_getTransactionCount", [address, hex(max(final_block, 0))]),
+        ("eth_maxPriorityFeePerGas", []),
+        *(("eth_getTransactionReceipt", [each]) for each in hashes),
+    ]
+    said: list[Any] = []
+    for start in range(0, len(asked), AT_ONCE):
+        said += node.ask(asked[start : start + AT_ONCE])
     fault = next((each for each in said[:5] + said[7:] if isinstance(each, Fault)), None)
     if fault is not None:
         raise NodeAway(f"The chain's node does not answer sensibly: {fault.message}")

@@ -136,7 +136,7 @@ def request(
     """Ask for base units to be paid to one's wallet; they are held from now on.
 
     Raises NoTreasury, WalletNotLinked, WrongAccount, BelowMinimum, OverDailyLimit, NotWithdrawable, TooManyWithdrawals,
-    ledger.InsufficientFunds.
+    ledger.InsufficientFunds, ledger.BudgetExceeded (a budget of the account counts what leaves it, too).
     """
     if not network.address("TREASURY"):
         raise NoTreasury()

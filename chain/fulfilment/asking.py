@@ -6,6 +6,7 @@ node must not be more than what the task's payment leaves for that.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -103,7 +104,7 @@ def ask(request: Request, *, key: str, budget: int, deadline_s: float) -> Answer
     }
     if outlook.ceiling:
         headers["X-Max-Price"] = outlook.ceiling
-    body = orjson.dumps(request.body, option=orjson.OPT_SORT_KEYS)
+    body = _written(request)
     # A request that has become another one (the source is served with another model now) is another one.
     key = f"{key}:{sha256(body).hexdigest()[:16]}"
     try:
@@ -124,7 +125,7 @@ def _answer(kind: Kind, body: bytes, headers: dict[str, str], deadline_s: float)
 
 
 def _dry_run(request: Request, ceiling: str = "") -> dict[str, Any]:
-    body = orjson.dumps(request.body, option=orjson.OPT_SORT_KEYS)
+    body = _written(request)
     headers = {"X-Dry-Run": "true", **({"X-Max-Price": ceiling} if ceiling else {})}
     said = _read(_post(request.kind, body, headers, DRY_RUN_S))
     refusal = said.get("refusal")
@@ -133,6 +134,11 @@ def _dry_run(request: Request, ceiling: str = "") -> dict[str, Any]:
             raise Refused(400, refusal["code"], refusal["message"])
         raise Later(refusal["code"], refusal["message"])
     return said
+
+
+def _written(request: Request) -> bytes:
+    """Always the same. The database gives back great numbers as whole ones, of any length."""
+    return json.dumps(request.body, ensure_ascii=False, sort_keys=True).encode()
 
 
 def _cost(said: dict[str, Any]) -> int:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from django.db import DatabaseError
+from django.db import InterfaceError, OperationalError, transaction
 
 from chain.fulfilment import asking, checking, rows, sending, training
 from chain.fulfilment.rows import Impossible, Later, Outcome, TakenAway, TooLate
@@ -28,7 +28,7 @@ def advance(held: Fulfilment, *, clock: Clock) -> None:
         _until_it_waits(held, clock)
     except TakenAway:
         rows.give_back(held)
-    except DatabaseError:
+    except (OperationalError, InterfaceError):
         # Nothing can be written down now either; the lease runs out.
         logger.exception("Fulfilment %s: the database failed", held.pk)
 
@@ -46,7 +46,7 @@ def _until_it_waits(held: Fulfilment, clock: Clock) -> None:
         _ended(held, FulfilmentStatus.FAILED if taken else FulfilmentStatus.DECLINED, why, clock)
     except MarketplaceError as error:
         rows.postpone(held, Later(error.code, error.message), now=clock())
-    except (TakenAway, DatabaseError):
+    except (TakenAway, OperationalError, InterfaceError):
         raise
     except Exception:
         # Whatever is odd about one task, the others are not to wait for it.
@@ -56,8 +56,9 @@ def _until_it_waits(held: Fulfilment, clock: Clock) -> None:
 
 
 def _ended(held: Fulfilment, status: FulfilmentStatus, why: Outcome, clock: Clock) -> None:
-    rows.end(held, status, why, now=clock())
-    training.stop(held, now=clock())
+    with transaction.atomic():
+        rows.end(held, status, why, now=clock())
+        training.stop(held, now=clock())
 
 
 def _check(held: Fulfilment, clock: Clock) -> None:

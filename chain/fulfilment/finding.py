@@ -22,6 +22,7 @@ from chain.models import (
     Task,
     TaskStatus,
 )
+from finetune.models import Job
 
 AT_ONCE = 500
 # Whatever a task names beyond this is "never"; dates end in the year 9999.
@@ -64,6 +65,7 @@ def follow(network: Network, *, now: datetime) -> None:
     _lost(network, now)
     # The chain's own clock counts, if it is ahead of ours.
     _expired(network, max(now, network.head_at or now), now)
+    _needless(network, now)
 
 
 def _attempted(network: Network, now: datetime) -> None:
@@ -132,6 +134,13 @@ def _end(held: Fulfilment, status: FulfilmentStatus, code: str, reason: str, now
         status=status, code=code, reason=reason[:1000], changed_at=now, **_FREE
     )
     if changed:
+        training.stop(held, now=now)
+
+
+def _needless(network: Network, now: datetime) -> None:
+    """Trainings of what an operator has given up."""
+    over = Fulfilment.objects.filter(network=network, status__in=ENDED_FULFILMENTS).exclude(job=None)
+    for held in over.exclude(job__status__in=Job.ENDED).select_related("job")[:AT_ONCE]:
         training.stop(held, now=now)
 
 

@@ -7,12 +7,12 @@ its files. Its name and these links stand on the chain for everybody, like the t
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-import orjson
 from django.conf import settings
 from django.db import transaction
 
@@ -86,7 +86,7 @@ def _taken_in(held: Fulfilment, said: Any, now: datetime) -> Dataset:
 
 def _content(held: Fulfilment, said: Any) -> bytes:
     if isinstance(said, list):
-        return b"".join(orjson.dumps(row) + b"\n" for row in said)
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said).encode()
     try:
         return documents.fetch(said, limit=MOST_BYTES, timeout_s=FETCH_S)
     except NotFetched as failure:

@@ -125,6 +125,7 @@ class Transaction(models.Model):
                 condition=models.Q(status__in=["queued", "signed", "sent", "mined"]),
                 name="transaction_open",
             ),
+            models.Index(fields=["network", "block_number"], name="transaction_by_block"),
         ]
 
     def __str__(self) -> str:
@@ -147,6 +148,7 @@ class Signed(models.Model):
     priority_fee = MoneyField()
     signed_at = models.DateTimeField()
     sent_at = models.DateTimeField(null=True, blank=True, help_text="When a node has last taken it.")
+    is_void = models.BooleanField(default=False, help_text="It does nothing but use up the nonce.")
 
     class Meta:
         ordering = ["id"]

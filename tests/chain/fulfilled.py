@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 from django.utils import timezone
 from web3.logs import DISCARD
 
 from chain import broadcast, indexer, pins
-from chain.fulfilment import rounds, rows
+from chain.fulfilment import asking, course, finding, rounds, rows
+from chain.functions import Request
 from chain.models import (
     Attempt,
     DeliveryMethod,
@@ -31,6 +33,9 @@ from chain.models import (
     Transaction,
     TransactionStatus,
 )
+from clients import house
+from gpus.models import Node
+from inference.models import Inference, Kind
 from marketplace.money import TOKEN
 from tests.chain.network import Network as Devnet
 
@@ -197,6 +202,59 @@ def only(status: FulfilmentStatus | None = None) -> Fulfilment:
     found = Fulfilment.objects.get()
     assert status in (None, found.status), f"{found.status}: {found.code} {found.reason}"
     return found
+
+
+# --- One at a time, with a node that always answers ---------------------------------------------------------------
+
+HELLO = {"function_name": "chat", "data": {"messages": [{"role": "user", "content": "Hello"}]}}
+REPLY = {"id": "x", "model": "llama", "choices": [{"message": {"content": "one two three"}}]}
+
+
+class Api:
+    """Our own API: a node of bob's answers each key once, and everybody else who comes with it gets the same."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.asked: list[dict[str, Any]] = []
+        self.done: dict[str, asking.Answer] = {}
+        self.failure: Exception | None = None
+
+    def foresee(self, request: Request, *, budget: int) -> asking.Outlook:
+        return asking.Outlook(0)
+
+    def ask(self, request: Request, *, key: str, budget: int, deadline_s: float) -> asking.Answer:
+        self.asked.append({"body": request.body, "key": key, "budget": budget, "deadline_s": deadline_s})
+        if self.failure is not None:
+            raise self.failure
+        if key not in self.done:
+            record = Inference.objects.create(
+                client=house.account(), kind=Kind.CHAT, desired_model="llama", node=self.node,
+                provider=self.node.owner, status="completed",
+            )  # fmt: skip
+            self.done[key] = asking.Answer({**REPLY, "id": f"answer-{len(self.done)}"}, record)
+        return self.done[key]
+
+
+def advance(*, after_s: float = 0) -> Fulfilment:
+    now = NOW + timedelta(seconds=after_s)
+    held = rows.claim(Fulfilment.objects.get().pk, now=now)
+    assert held is not None
+    course.advance(held, clock=lambda: now)
+    return Fulfilment.objects.get()
+
+
+def working(source: Source, **options: Any) -> Fulfilment:
+    """A fulfilment whose attempt is in a block."""
+    published = task(source, options.pop("config", HELLO), **options)
+    finding.discover(source.network, now=NOW)
+    advance()
+    attempted(published)
+    finding.follow(source.network, now=NOW)
+    return only(FulfilmentStatus.WORKING)
+
+
+def answer_of(found: Fulfilment) -> Any:
+    return orjson.loads(pins.read(pins.cid_in(found.answer_url) or ""))
 
 
 # --- A whole marketplace ------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.db import transaction as database
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from chain import reconciliation, withdrawals
+from chain import deposits, reconciliation, withdrawals
 from chain.models import (
     Deposit,
     DepositStatus,
@@ -25,6 +26,7 @@ from chain.models import (
 from clients import ledger
 from clients.models import AccountKind, Wallet
 from marketplace.errors import MarketplaceError
+from tests.chain.network import ANVIL
 from tests.chain.sending import Killed, Sending, breaks, failing_node
 from tests.clients import ledger_books
 
@@ -33,7 +35,7 @@ CAPITAL = 10_000
 
 PEOPLE = st.integers(0, 1)
 AMOUNTS = st.integers(1, 60)
-STEPS = st.one_of(
+USUAL = (
     st.tuples(st.just("deposit"), PEOPLE, AMOUNTS),
     st.tuples(st.just("plain"), PEOPLE, AMOUNTS),
     st.tuples(st.just("withdraw"), PEOPLE, AMOUNTS),
@@ -42,12 +44,18 @@ STEPS = st.one_of(
     st.tuples(st.just("mine"), st.integers(1, 3), st.just(0)),
     st.tuples(st.just("work"), st.integers(1, 3), st.just(0)),
     st.tuples(st.just("work"), st.integers(1, 3), st.just(0)),
-    st.tuples(st.just("forget"), st.integers(1, CONFIRMATIONS - 1), st.just(0)),
-    st.tuples(st.just("keep"), st.integers(1, CONFIRMATIONS - 1), st.just(0)),
     st.tuples(st.just("lose the node"), st.integers(1, 6), st.booleans()),
     st.tuples(st.just("kill at a write"), st.integers(1, 12), st.just(0)),
     st.tuples(st.just("hold"), st.integers(1, 2), st.just(0)),
 )
+
+
+def steps(deepest: int) -> st.SearchStrategy[list[tuple[str, int, Any]]]:
+    """What happens, with reorganisations of so many blocks at most: with other transactions, or with the same."""
+    # anvil forgets what stood in the blocks.
+    hows = ("forget",) if ANVIL else ("forget", "keep")
+    reorganisations = [st.tuples(st.just(how), st.integers(1, deepest), st.just(0)) for how in hows]
+    return st.lists(st.one_of(*USUAL, *reorganisations), min_size=3, max_size=14)
 
 
 class Play:
@@ -144,24 +152,54 @@ def play(sending: Sending, alice: Any, bob: Any, monkeypatch: Any) -> Play:
     return found
 
 
-@settings(
-    max_examples=20,
+often = settings(
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
-@given(st.lists(STEPS, min_size=3, max_size=14))
+
+
+@often
+@given(steps(CONFIRMATIONS - 1))
 def test_the_ledger_is_what_the_chain_says(play: Play, steps: list[tuple[str, int, Any]]) -> None:
+    with _undone(play):
+        for step in steps:
+            play.step(*step)
+            assert breaks() == []
+        play.finish()
+        _check(play)
+        assert not Deposit.objects.exclude(status=DepositStatus.CREDITED).exists()
+        has = sum(ledger.balance(ledger.account(person.pk, AccountKind.SPENDABLE)) for person in play.people)
+        assert play.sending.treasury() == CAPITAL + has
+
+
+@often
+@given(steps(3 * CONFIRMATIONS))
+def test_reorganisations_deeper_than_the_confirmations_are_mended_or_explained(
+    play: Play, steps: list[tuple[str, int, Any]]
+) -> None:
+    """Payments that had been settled are made again; credits whose deposits are gone are taken back, if they can be."""
+    with _undone(play):
+        for step in steps:
+            play.step(*step)
+            assert breaks() == []
+        play.finish()
+        play.devnet.mine(deposits.patience(play.sending.network) + 1)
+        play.work(3)
+        _check(play)
+        left = (DepositStatus.CREDITED, DepositStatus.REVERSED, DepositStatus.ORPHANED)
+        assert not Deposit.objects.exclude(status__in=left).exists()
+
+
+@contextmanager
+def _undone(play: Play) -> Iterator[None]:
     snapshot, now = play.devnet.snapshot(), play.sending.now
     # No reorganisation reaches back to the snapshot.
-    play.devnet.mine(CONFIRMATIONS)
+    play.devnet.mine(3 * CONFIRMATIONS + 1)
     try:
         with database.atomic():
-            for step in steps:
-                play.step(*step)
-                assert breaks() == []
-            play.finish()
-            _check(play)
+            yield
             database.set_rollback(True)
     finally:
         play.sending.now = now
@@ -173,10 +211,7 @@ def _check(play: Play) -> None:
     assert breaks() == []
     found = reconciliation.run(play.sending.network, now=play.sending.now)
     assert found.is_balanced, [line for line in found.lines if line["unexplained"] != "0" or line["wrong"]]
-    assert not Deposit.objects.exclude(status=DepositStatus.CREDITED).exists()
     ended = (WithdrawalStatus.CONFIRMED, WithdrawalStatus.CANCELLED)
     assert not Withdrawal.objects.exclude(status__in=ended).exists()
     done = (TransactionStatus.CONFIRMED, TransactionStatus.CANCELLED)
     assert not Transaction.objects.exclude(status__in=done).exists()
-    has = sum(ledger.balance(ledger.account(person.pk, AccountKind.SPENDABLE)) for person in play.people)
-    assert play.sending.treasury() == CAPITAL + has

@@ -3,9 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
-from chain import documents
+from chain import documents, functions
 from chain.documents import NotFetched
 from chain.fulfilment import asking, checking, course, finding, rows
 from chain.fulfilment.rows import Impossible, Later
@@ -304,3 +307,48 @@ def test_a_fault_of_ours_is_told_and_does_not_end_it(
     assert (found.status, found.code) == (Status.FOUND, "internal_error")
     assert "ZeroDivisionError" in caplog.text
     assert advance(source.network, after_s=10).status == Status.ATTEMPTING
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
+JSON = st.recursive(
+    SCALARS, lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(max_size=8), each, max_size=4)
+)
+NAMES = st.sampled_from([*functions.USUAL, "analyze", "other"]) | JSON
+FIELDS = (
+    "messages",
+    "prompt",
+    "input",
+    "inputs",
+    "parameters",
+    "model",
+    "max_tokens",
+    "stop",
+    "n",
+    "text",
+    "training_data",
+)
+MESSAGES = st.lists(
+    st.dictionaries(st.sampled_from(["role", "content", "name"]), JSON, max_size=3), max_size=3
+)
+DATA = st.dictionaries(st.sampled_from(FIELDS), JSON | st.text(min_size=1) | MESSAGES, max_size=5) | JSON
+
+
+@hypothesis.settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(config=st.fixed_dictionaries({"function_name": NAMES, "data": DATA}) | JSON)
+def test_whatever_a_config_says_it_is_taken_or_declined(source: Source, config: Any) -> None:
+    Service.objects.update(functions={"analyze": {"kind": "text", "prompt": "{text} {model}"}})
+    held = Fulfilment(network=source.network, source_address=source.address, config=config, payment=1)
+    try:
+        wanted = checking.wanted_by(held)
+    except Impossible as why:
+        assert why.code
+        assert len(why.reason) < 2000
+        return
+    if not wanted.is_training:
+        found = wanted.request
+        assert found.body["model"] == wanted.model == "llama"
+        assert found.kind in asking.PATHS

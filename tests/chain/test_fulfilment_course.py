@@ -1,24 +1,17 @@
-"""From an attempt that is there to an answer that is on its way; and what becomes of it when anything dies."""
+"""From an attempt that is there to an answer that is on its way."""
 
-import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-import orjson
 import pytest
+from django.db import DataError, OperationalError
 
-from chain import documents, functions, outbox, pins
-from chain.fulfilment import asking, checking, course, finding, paying, rows
+from chain import functions, pins
+from chain.fulfilment import asking, checking, course, finding, rows
 from chain.fulfilment.rows import Impossible, Later, TakenAway
-from chain.functions import Request
 from chain.models import (
-    Attempt,
     Fulfilment,
     FulfilmentStatus,
-    Log,
-    Network,
     Pin,
     Purpose,
     Service,
@@ -26,20 +19,15 @@ from chain.models import (
     Source,
     Task,
     Transaction,
-    TransactionStatus,
 )
-from clients import house, ledger
-from clients.models import AccountKind, Client
-from gpus.models import Node
-from inference.models import Inference, Kind, Model
+from clients.models import Client
+from inference.models import Inference, Model
 from marketplace.money import TOKEN
 from tests.chain import fulfilled
-from tests.chain.fulfilled import NOW, Killed, only
+from tests.chain.fulfilled import HELLO, NOW, REPLY, Api, advance, answer_of, only, working
 
 pytestmark = pytest.mark.django_db
 Status = FulfilmentStatus
-HELLO = {"function_name": "chat", "data": {"messages": [{"role": "user", "content": "Hello"}]}}
-REPLY = {"id": "x", "model": "llama", "choices": [{"message": {"content": "one two three"}}]}
 
 
 @pytest.fixture(autouse=True)
@@ -53,59 +41,12 @@ def source(db: None) -> Source:
     return fulfilled.source(fulfilled.network())
 
 
-class Api:
-    """Our own API: a node of bob's answers each key once, and everybody else who comes with it gets the same."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.asked: list[dict[str, Any]] = []
-        self.done: dict[str, asking.Answer] = {}
-        self.failure: Exception | None = None
-
-    def foresee(self, request: Request, *, budget: int) -> asking.Outlook:
-        return asking.Outlook(0)
-
-    def ask(self, request: Request, *, key: str, budget: int, deadline_s: float) -> asking.Answer:
-        self.asked.append({"body": request.body, "key": key, "budget": budget, "deadline_s": deadline_s})
-        if self.failure is not None:
-            raise self.failure
-        if key not in self.done:
-            record = Inference.objects.create(
-                client=house.account(), kind=Kind.CHAT, desired_model="llama", node=self.node,
-                provider=self.node.owner, status="completed",
-            )  # fmt: skip
-            self.done[key] = asking.Answer({**REPLY, "id": f"answer-{len(self.done)}"}, record)
-        return self.done[key]
-
-
 @pytest.fixture(autouse=True)
 def api(monkeypatch: pytest.MonkeyPatch, add_node: Any) -> Api:
     found = Api(add_node("bobs"))
     monkeypatch.setattr(asking, "foresee", found.foresee)
     monkeypatch.setattr(asking, "ask", found.ask)
     return found
-
-
-def advance(*, after_s: float = 0) -> Fulfilment:
-    now = NOW + timedelta(seconds=after_s)
-    held = rows.claim(Fulfilment.objects.get().pk, now=now)
-    assert held is not None
-    course.advance(held, clock=lambda: now)
-    return Fulfilment.objects.get()
-
-
-def working(source: Source, **options: Any) -> Fulfilment:
-    """A fulfilment whose attempt is in a block."""
-    task = fulfilled.task(source, options.pop("config", HELLO), **options)
-    finding.discover(source.network, now=NOW)
-    advance()
-    fulfilled.attempted(task)
-    finding.follow(source.network, now=NOW)
-    return only(Status.WORKING)
-
-
-def answer_of(found: Fulfilment) -> Any:
-    return orjson.loads(pins.read(pins.cid_in(found.answer_url) or ""))
 
 
 def test_a_node_works_and_the_answer_goes_on_its_way(source: Source, api: Api, bob: Client) -> None:
@@ -127,7 +68,7 @@ def test_a_node_works_and_the_answer_goes_on_its_way(source: Source, api: Api, b
     assert found.answer_url.encode().hex() in sent.data
     assert api.asked == [
         {
-            "body": HELLO["data"] | {"model": "llama", "max_tokens": 256},
+            "body": HELLO["data"] | {"model": "llama", "max_tokens": functions.USUAL_TOKENS},
             "key": f"fulfilment:{found.pk}",
             "budget": TOKEN,
             "deadline_s": 3600 - checking.ANSWERING_S,
@@ -253,222 +194,37 @@ def test_a_lease_that_is_prolonged_is_not_taken_over(source: Source) -> None:
     assert rows.claim(held.pk, now=NOW + timedelta(seconds=56)) is not None
 
 
-# --- What the chain says to what we have sent ------------------------------------------------------------------
-
-
-def logged(sent: Transaction, name: str, **arguments: str) -> None:
-    sent.refresh_from_db()
-    Log.objects.create(
-        network=sent.network, block_number=97, log_index=next(_logs), transaction_hash=sent.hash, block_hash="",
-        address=sent.to, name=name, arguments=arguments, at=NOW,
-    )  # fmt: skip
-
-
-_logs = itertools.count(1000)
-
-
-def attempting(source: Source) -> Fulfilment:
-    fulfilled.task(source, HELLO)
-    finding.discover(source.network, now=NOW)
-    return advance()
-
-
-def confirm(sent: Transaction, name: str = "", **arguments: str) -> None:
-    Transaction.objects.filter(pk=sent.pk).update(hash=fulfilled.digest())
-    if name:
-        logged(sent, name, **arguments)
-    sent.refresh_from_db()
-    from django.db import transaction
-
-    with transaction.atomic():
-        assert outbox.end(sent, TransactionStatus.CONFIRMED, now=NOW)
-
-
-def test_an_attempt_that_is_final_begins_the_work_too(source: Source) -> None:
-    found = attempting(source)
-    assert found.attempt is not None
-    confirm(found.attempt, "Attempted")
-    only(Status.WORKING)
-
-
-def test_an_attempt_that_only_ended_the_task_has_expired(source: Source) -> None:
-    found = attempting(source)
-    assert found.attempt is not None
-    confirm(found.attempt)
-    only(Status.EXPIRED)
-
-
-@pytest.mark.parametrize(
-    ("reason", "status"),
-    [
-        ("Expired", Status.EXPIRED),
-        ("AlreadyFinalized", Status.LOST),
-        ("UnknownTask", Status.LOST),
-        ("NotRegistered", Status.CHECKED),
-        ("NotEligible", Status.CHECKED),
-        ("AlreadyAttempted", Status.FAILED),
-        ("Whatever", Status.FAILED),
-    ],
-)
-def test_an_attempt_that_is_refused(source: Source, reason: str, status: Status) -> None:
-    found = attempting(source)
-    assert found.attempt is not None
-    fulfilled.ended(found.attempt, TransactionStatus.REFUSED, reason)
-    only(status)
-    if status == Status.CHECKED:
-        assert Service.objects.get().registered_at is None
-
-
-def test_an_attempt_after_a_registration_that_was_lost_is_made_once_more(source: Source) -> None:
-    found = attempting(source)
-    assert found.attempt is not None
-    fulfilled.ended(found.attempt, TransactionStatus.REFUSED, "NotRegistered")
-    assert advance().code == "not_registered"
-    Service.objects.update(registered_at=NOW)
-    assert advance(after_s=10).status == Status.ATTEMPTING
-    assert Transaction.objects.get().status == TransactionStatus.QUEUED
-
-
-def test_an_attempt_that_we_had_made_already_is_one(source: Source) -> None:
-    found = attempting(source)
-    assert found.attempt is not None
-    fulfilled.attempted(Task.objects.get())
-    fulfilled.ended(found.attempt, TransactionStatus.REFUSED, "AlreadyAttempted")
-    only(Status.WORKING)
-
-
-def answering(source: Source) -> Fulfilment:
-    working(source)
-    return advance()
-
-
-def test_an_answer_that_is_final_is_answered(source: Source) -> None:
-    found = answering(source)
-    assert found.answer is not None
-    confirm(found.answer, "ResponseSubmitted", response=fulfilled.OPERATOR)
-    assert only(Status.ANSWERED).response_address == fulfilled.OPERATOR
-
-
-@pytest.mark.parametrize(
-    ("reason", "status"),
-    [
-        ("Expired", Status.EXPIRED),
-        ("AlreadyFinalized", Status.LOST),
-        ("NotAttempted", Status.FAILED),
-        ("What it was to follow is the contract refused it: Expired", Status.EXPIRED),
-    ],
-)
-def test_an_answer_that_is_refused(source: Source, reason: str, status: Status) -> None:
-    found = answering(source)
-    assert found.answer is not None
-    fulfilled.ended(found.answer, TransactionStatus.REFUSED, reason)
-    assert reason in only(status).reason
-
-
-def test_an_answer_that_is_there_already_is_ours(source: Source) -> None:
-    found = answering(source)
-    assert found.answer is not None
-    there = fulfilled.responded(Task.objects.get())
-    fulfilled.ended(found.answer, TransactionStatus.REVERTED, "AlreadySubmitted")
-    assert only(Status.ANSWERED).response_address == there.address
-
-
-def test_an_answer_that_an_operator_has_sent_once_more_is_answered(source: Source) -> None:
-    found = answering(source)
-    assert found.answer is not None
-    fulfilled.ended(found.answer, TransactionStatus.REFUSED, "Whatever")
-    only(Status.FAILED)
-    outbox.again(found.answer, at=NOW, reason="")
-    confirm(found.answer, "ResponseSubmitted", response=fulfilled.OPERATOR)
-    only(Status.ANSWERED)
-
-
-# --- Killed at any moment --------------------------------------------------------------------------------------
-
-
-class Reaper:
-    """Kills whoever makes the n-th call of those that it watches, before it is made or after."""
-
-    def __init__(self, at: int, *, after: bool) -> None:
-        self.left, self.after, self.calls = at, after, 0
-
-    def watch(self, patch: pytest.MonkeyPatch, place: Any, name: str) -> None:
-        real = getattr(place, name)
-
-        def watched(*args: Any, **options: Any) -> Any:
-            self.calls += 1
-            self.left -= 1
-            if self.left == 0 and not self.after:
-                raise Killed
-            found = real(*args, **options)
-            if self.left == 0:
-                self.left = -1
-                raise Killed
-            return found
-
-        patch.setattr(place, name, watched)
-
-
-@contextmanager
-def killed_at(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> Iterator[Reaper]:
-    reaper = Reaper(at, after=after)
-    with monkeypatch.context() as patch:
-        for place, name in (
-            (documents, "fetch_json"), (asking, "foresee"), (asking, "ask"), (pins, "keep"), (outbox, "queue"),
-            (rows, "_write"), (rows, "open_task_of"),
-        ):  # fmt: skip
-            reaper.watch(patch, place, name)
-        yield reaper
-
-
-def live(source: Source, now: datetime) -> None:
-    """A worker's life: it finds and advances what it can, with the chain's help in between."""
-    for _ in range(6):
-        finding.discover(source.network, now=now)
-        task = Task.objects.get()
-        sent = Transaction.objects.filter(purpose=Purpose.ATTEMPT).first()
-        if sent is not None and not Attempt.objects.exists():
-            fulfilled.attempted(task)
-        finding.follow(source.network, now=now)
-        found = Fulfilment.objects.get()
-        held = rows.claim(found.pk, now=now)
-        if held is not None:
-            course.advance(held, clock=lambda: now)
-
-
-@pytest.mark.parametrize("after", [False, True])
-def test_a_worker_that_is_killed_anywhere_is_followed_by_one_that_goes_on(
-    monkeypatch: pytest.MonkeyPatch, api: Api, bob: Client, after: bool
+def test_what_the_database_refuses_is_a_fault_that_is_told(
+    source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Model.objects.create(name="llama")
-    for at in itertools.count(1):
-        source = fulfilled.source(Network.objects.first() or fulfilled.network())
-        fulfilled.task(source, HELLO, expires_in_s=10**6)
-        with killed_at(monkeypatch, at, after=after) as reaper:
-            try:
-                live(source, NOW)
-                was_killed = False
-            except Killed:
-                was_killed = True
-        live(source, NOW + rows.LEASE + timedelta(seconds=1))
-        found = only(Status.ANSWERING)
-        assert Transaction.objects.filter(purpose=Purpose.ATTEMPT).count() == 1
-        assert Transaction.objects.filter(purpose=Purpose.RESPONSE).count() == 1
-        assert answer_of(found)["onchain"]["task"] == found.task_address
-        # Whatever happened, a node has worked once for it, and that is what is answered.
-        assert len(api.done) == 1
-        assert (answer_of(found)["id"], found.provider) == ("answer-0", bob)
-        fulfilled.responded(Task.objects.get(), confirmed_block=98)
-        assert paying.sweep(source.network, now=NOW) == 1
-        assert only(Status.CONFIRMED)
-        for model in (Fulfilment, Transaction, Task):
-            model._default_manager.all().delete()
-        api.done.clear()
-        if not was_killed:
-            break
-    assert at > 12, "all steps were tried"
-    assert reaper.calls
-    assert ledger.balance(ledger.account(bob.pk, AccountKind.EARNED)) == at * TOKEN
+    working(source)
+
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        raise DataError("value too long")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pins, "keep", refuse)
+        found = advance()
+    assert (found.status, found.code, found.token) == (Status.WORKING, "internal_error", None)
+    assert "value too long" in caplog.text
+    assert advance(after_s=10).status == Status.ANSWERING
+
+
+def test_a_database_that_is_away_leaves_it_to_its_lease(
+    source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    working(source)
+
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        raise OperationalError("server closed the connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pins, "keep", refuse)
+        found = advance()
+    assert (found.status, found.code) == (Status.WORKING, "")
+    assert found.token is not None
+    assert "the database failed" in caplog.text
+    assert advance(after_s=31).status == Status.ANSWERING
 
 
 def test_whoever_has_lost_it_writes_nothing(source: Source) -> None:

@@ -1,12 +1,14 @@
 """Tasks on a real chain, answered by nodes of a marketplace that runs, up to the provider's account."""
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import orjson
 import pytest
 from aiohttp import web
@@ -17,12 +19,15 @@ from chain.fulfilment.crew import Crew
 from chain.models import Fulfilment, FulfilmentStatus, Response, Service, Serving, Transaction
 from clients import ledger, terms
 from clients.models import AccountKind, Client
+from finetune import tasks
+from finetune.models import Job
 from gpus.models import Node
 from inference.models import Inference
 from marketplace.money import TOKEN
 from tests.chain.fulfilled import Killed, Market
 from tests.chain.network import Network as Devnet
 from tests.engine import Engine
+from tests.finetune import asked
 from tests.served import Server
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -288,3 +293,30 @@ def test_a_confirmation_whose_block_is_replaced_pays_once_when_it_is_final(
 
 def answer() -> Any:
     return orjson.loads(pins.read(pins.cid_in(Fulfilment.objects.get().answer_url) or ""))
+
+
+def test_a_model_is_really_trained_for_a_task_and_its_files_can_be_fetched(
+    market: Market, operator: Client, tmp_path: Path, settings: Any, server: Server
+) -> None:
+    settings.TRAINING_SLOTS = 1
+    settings.PUBLIC_URL = server.url
+    asked.ask(operator)
+    asked.tiny(tmp_path / "tiny")
+    source = market.publish_source({"cpu": services.url_of("tiny"), "name": "Fine-tuning"})
+    market.until(lambda: Service.objects.filter(registered_at__isnull=False).exists())
+    rows = [json.loads(line) for line in asked.chats(16).splitlines()]
+    data = {
+        "training_data": rows, "suffix": "colours", "seed": 7, "hyperparameters": {"n_epochs": 1, "batch_size": 4},
+    }  # fmt: skip
+    market.publish_task(source, {"function_name": "fine_tune", "data": data}, payment=100 * TOKEN)
+    market.until(lambda: Job.objects.exists())
+    assert tasks.run_jobs() == 1
+    market.until(is_(FulfilmentStatus.CONFIRMED))
+    said = answer()
+    assert said["model"].startswith("ft:tiny:onchain:colours:")
+    assert said["metrics"]
+    for each in said["files"]:
+        fetched = httpx.get(each["url"]).content
+        assert (len(fetched), hashlib.sha256(fetched).hexdigest()) == (each["size"], each["sha256"])
+    assert ledger.balance(ledger.account(None, AccountKind.FEES)) == 100 * TOKEN
+    assert Transaction.objects.filter(purpose="response").count() == 1

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from django.utils import timezone
 
-from chain import documents, pins
+from chain import documents, interventions, pins
 from chain.documents import NotFetched
 from chain.fulfilment import checking, course, finding, paying, rows
 from chain.models import Fulfilment, FulfilmentStatus, Service, Source, Task, Transaction
@@ -259,6 +259,13 @@ def test_a_training_that_nobody_needs_any_more_is_stopped(source: Source) -> Non
     Task.objects.update(status=5)
     finding.follow(source.network, now=NOW)
     only(Status.LOST)
+    assert Job.objects.get().status == JobStatus.CANCELLED
+
+
+def test_a_training_whose_task_an_operator_gives_up_is_stopped(source: Source, operator: Client) -> None:
+    found = begun(source)
+    interventions.give_up(found, by=operator, reason="Enough", now=NOW)
+    finding.follow(source.network, now=NOW)
     assert Job.objects.get().status == JobStatus.CANCELLED
 
 

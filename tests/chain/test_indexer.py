@@ -366,6 +366,23 @@ def test_it_is_as_if_nothing_had_been_when_the_node_is_back(chain: FakeChain, ne
     assert (found.head_block, found.lag, found.lease) == (5, 0, None)
 
 
+def test_a_node_that_tells_of_blocks_but_not_of_events_is_away_as_well(
+    chain: FakeChain, network: Network
+) -> None:
+    story(chain)
+    follow(network)
+    chain.most_blocks = 0
+    chain.mine()
+    for time in range(1, 4):
+        follow(network, after_s=60 * time)
+    found = Network.objects.get()
+    assert (found.failures, found.lag) == (3, 1)
+    assert found.failing_since - NOW < timedelta(seconds=61)
+    chain.most_blocks = 500
+    follow(network, after_s=300)
+    assert (Network.objects.get().failures, Network.objects.get().lag) == (0, 0)
+
+
 def test_how_far_it_lags_behind_is_known_before_it_is_read(
     chain: FakeChain, network: Network, settings
 ) -> None:

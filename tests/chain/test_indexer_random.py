@@ -1,4 +1,4 @@
-"""Random chains, with random reorganisations, outages, windows and deaths: in the end the rows say what the chain says."""
+"""Random chains with reorganisations, outages, odd windows and deaths: in the end the rows are what the chain says."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from chain import indexer, reorganisations
+from chain.ethereum import Fault
 from chain.models import Block, Log, Network, Reorganisation, Response, Source, Task
 from tests.chain import fake
 from tests.chain.fake import FakeChain, address
@@ -303,12 +304,32 @@ def test_whoever_lost_the_lease_rolls_nothing_back(chain: FakeChain, network: Ne
     assert rows(network) == read_afresh(chain)
 
 
+@pytest.mark.parametrize("number", range(11))
+def test_a_node_that_will_not_tell_of_a_block_does_not_say_that_it_is_gone(
+    chain: FakeChain, network: Network, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    story(chain)
+    follow(network)
+    chain.fork(3)
+    chain.mine_empty(5)
+    tell = chain._block
+    refusal = Fault("rate limit exceeded", is_revert=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "_block", lambda which: refusal if which == hex(number) else tell(which))
+        follow(network, after_s=60)
+        assert is_consistent(network, chain)
+        assert all(noted.common_block == 7 for noted in Reorganisation.objects.all())
+    follow(network, after_s=120)
+    assert rows(network) == read_afresh(chain)
+    assert Reorganisation.objects.get().common_block == 7
+
+
 def test_comparing_asks_little(chain: FakeChain, network: Network) -> None:
     chain.mine_empty(63)
     follow(network)
     chain.fork(40)
     chain.asked.clear()
-    assert reorganisations.common(chain, network).number == 23
+    assert reorganisations.common(chain, network, head=23).number == 23
     assert len(chain.asked) == 1
 
 

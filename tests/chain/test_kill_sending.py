@@ -32,8 +32,8 @@ while True:
     send_transactions()
     follow_networks()
 """
-COUNT = 12
-KILLS = 8
+COUNT = 15
+KILLS = 5
 
 
 @pytest.mark.django_db(transaction=True)

@@ -69,3 +69,19 @@ def arm(target: address, data: Bytes[512], amount: uint256):
     self.data = data
     self.amount = amount
 """
+
+# A wallet that gives up early, and cheaply, where it is called with less gas than a withdrawal is to give.
+WANTS_GAS = """
+# pragma version 0.4.3
+open: bool
+
+@external
+@payable
+def __default__():
+    assert msg.gas > 29_000, "too little gas"
+    assert self.open, "no"
+
+@external
+def setOpen():
+    self.open = True
+"""

@@ -313,4 +313,4 @@ class Market(RuleBasedStateMachine):
 LONG = os.environ.get("CONTRACTS_PROFILE") == "long"
 # A long search takes as long as it takes.
 TestMarket = pytest.mark.timeout(0)(Market.TestCase)
-TestMarket.settings = settings(max_examples=1000 if LONG else 25, stateful_step_count=80 if LONG else 50)
+TestMarket.settings = settings(max_examples=1000 if LONG else 20, stateful_step_count=80 if LONG else 50)
