@@ -60,6 +60,8 @@ def _set_up() -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     supervisor.stop()
+    for home in homes:
+        home.unlock()
 
 
 if not {"-h", "--help", "-V", "--version"} & set(sys.argv):

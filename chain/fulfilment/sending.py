@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
-import orjson
 from django.db import transaction
 
 from chain import keys, outbox, pins, registrations
@@ -47,7 +47,7 @@ def answer(held: Fulfilment, said: dict[str, Any], *, now: datetime, **done_by: 
     rows.open_task_of(held)
     if now >= held.expires_at:
         raise TooLate("expired", "The answer was there only when the task had expired.")
-    content = orjson.dumps({**said, "onchain": _about(held)})
+    content = json.dumps({**said, "onchain": _about(held)}, ensure_ascii=False).encode()
     try:
         pin = pins.keep(
             content, filename="response.json", content_type="application/json", keep_until=None, now=now

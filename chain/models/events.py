@@ -19,7 +19,7 @@ class Placed(models.Model):
     network = models.ForeignKey(Network, models.CASCADE, related_name="%(class)ss")
     block_number = models.BigIntegerField()
     log_index = models.IntegerField()
-    transaction_hash = HashField()
+    transaction_hash = HashField(db_index=True)
 
     class Meta:
         abstract = True

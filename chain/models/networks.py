@@ -21,6 +21,10 @@ class HashField(models.CharField):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"max_length": 66, **options})
 
+    def db_type(self, connection: Any) -> str:
+        # For a column of type varchar Django makes a second index, for LIKE.
+        return f"character varying({self.max_length})"
+
 
 class Network(models.Model):
     """A chain. What it is stands in the settings (`chain.networks`), and is copied here when it is first followed;

@@ -165,6 +165,15 @@ def test_where_all_are_too_dear_the_payment_is_too_low(
     assert not engine.asked
 
 
+def test_numbers_as_the_database_gives_them_back_can_be_sent(
+    at: None, server: Server, add_node: Callable[..., Node], engine: Engine
+) -> None:
+    server.knows(add_node("n1", url=engine.url))
+    odd = Request(Kind.CHAT, CHAT.body | {"seed": 10**30, "user": "ü"})
+    assert asking.ask(odd, key="k", budget=0, deadline_s=5).body["choices"]
+    assert (engine.asked[0]["seed"], engine.asked[0]["user"]) == (10**30, "ü")
+
+
 def test_where_nobody_is_there_it_passes(at: None, server: Server, add_node: Callable[..., Node]) -> None:
     node = add_node("away", url="http://127.0.0.1:9")
     Heartbeat.objects.filter(node=node).update(at=timezone.now() - timedelta(hours=1))

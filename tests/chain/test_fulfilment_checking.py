@@ -344,9 +344,7 @@ def test_whatever_a_config_says_it_is_taken_or_declined(source: Source, config: 
     held = Fulfilment(network=source.network, source_address=source.address, config=config, payment=1)
     try:
         wanted = checking.wanted_by(held)
-    except Impossible as why:
-        assert why.code
-        assert len(why.reason) < 2000
+    except Impossible:
         return
     if not wanted.is_training:
         found = wanted.request

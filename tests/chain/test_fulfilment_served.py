@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from aiohttp import web
 from django.utils import timezone
 
-from chain import networks, pins, services
+from chain import broadcast, networks, pins, services
 from chain.fulfilment.crew import Crew
 from chain.models import Fulfilment, FulfilmentStatus, Response, Service, Serving, Transaction
 from clients import ledger, terms
@@ -266,8 +267,9 @@ def _killed(*_args: Any, **_options: Any) -> Any:
 
 
 def test_a_confirmation_whose_block_is_replaced_pays_once_when_it_is_final(
-    market: Market, node: Node, bob: Client, settings: Any, tmp_path: Path
+    market: Market, node: Node, bob: Client, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(broadcast, "RESEND_AFTER", timedelta(seconds=1))
     source = serve(market)
     careful = tmp_path / "manifest.json"
     careful.write_text(json.dumps(market.devnet.manifest | {"confirmations": 4}))

@@ -1,4 +1,4 @@
-"""A chain's node from outside, what befalls it, and a wire to it that can be cut at the very moment something is sent."""
+"""A chain's node from outside, what befalls it, and a wire to it that is cut at the very moment something is sent."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ class Node:
         """Replace so many blocks. What stood in them is mined again, but for these hashes; None: nothing of it is."""
         head = self.head()
         blocks = [
-            self.rpc("eth_getBlockByNumber", hex(number), True) for number in range(head - depth + 1, head + 1)
+            self.rpc("eth_getBlockByNumber", hex(number), True)
+            for number in range(head - depth + 1, head + 1)
         ]
         gone = [each for block in blocks for each in block["transactions"]]
         self.rpc("anvil_reorg", depth, *([[]] if self.is_anvil else []))

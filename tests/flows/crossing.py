@@ -1,4 +1,4 @@
-"""Those whose money crosses between the ledger and a chain: people over HTTP, an operator in the admin, and an audit."""
+"""Whose money crosses between the ledger and a chain: people over HTTP, an operator in the admin; and an audit."""
 
 from __future__ import annotations
 
@@ -206,7 +206,8 @@ HELD_FOR_NOTHING = """
 OPEN = """
     SELECT 'transaction', reference, status, reason FROM chain_transaction
     WHERE status NOT IN ('confirmed', 'reverted', 'refused', 'cancelled')
-    UNION ALL SELECT 'withdrawal', number::text, status, reason FROM chain_withdrawal WHERE status IN ('approved', 'sending')
+    UNION ALL SELECT 'withdrawal', number::text, status, reason FROM chain_withdrawal
+    WHERE status IN ('approved', 'sending')
     UNION ALL SELECT 'order', id::text, status, reason FROM chain_taskorder
     WHERE status IN ('publishing', 'confirming', 'cancelling')
     UNION ALL SELECT 'fulfilment', id::text, status, reason FROM chain_fulfilment
@@ -270,9 +271,8 @@ class Audit:
 
     def _check_withdrawals(self) -> None:
         """Each is paid once and settled once, or neither."""
-        paid = [
-            each["topics"][1] for each in self.node.logs(self.contracts["TREASURY"], "Withdrawn(bytes32,address,uint256,bool)")
-        ]
+        told = self.node.logs(self.contracts["TREASURY"], "Withdrawn(bytes32,address,uint256,bool)")
+        paid = [each["topics"][1] for each in told]
         known = self.rows(
             "SELECT w.payment_reference, w.status, (SELECT count(*) FROM clients_transfer t "
             "WHERE t.reference = 'withdrawal:' || w.number AND t.kind = 'withdrawal') FROM chain_withdrawal w"
@@ -306,4 +306,3 @@ class Audit:
         for network, unexplained, is_balanced, lines in latest:
             wrong = [line for line in lines if line["unexplained"] != "0" or line["wrong"]]
             assert (unexplained, is_balanced) == (0, True), (network, wrong)
-

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -224,7 +224,9 @@ def await_withdrawal(scene: Scene, number: int, status: str, *, within_s: float 
 
 
 def test_what_is_stuck_gets_higher_fees_and_is_paid_once(scene: Scene) -> None:
-    sender = scene.audit.rows("SELECT sender FROM chain_transaction WHERE purpose = 'withdrawal' LIMIT 1")[0][0]
+    sender = scene.audit.rows("SELECT sender FROM chain_transaction WHERE purpose = 'withdrawal' LIMIT 1")[0][
+        0
+    ]
 
     def fee() -> int:
         return max((int(each["maxFeePerGas"], 16) for each in scene.node.waiting(sender)), default=0)
@@ -248,19 +250,24 @@ GONE = {
 
 
 @pytest.mark.parametrize("gone", GONE)
-def test_a_reorganisation_across_a_deposit_and_a_response(scene: Scene, wallet_source: str, gone: str) -> None:
+def test_a_reorganisation_across_a_deposit_and_a_response(
+    scene: Scene, wallet_source: str, gone: str
+) -> None:
     before, incomes = scene.alice.balance(), len(scene.bob.incomes())
     task = publish_task(task_for(wallet_source), CHARLIE.private_key, auto_deposit=True)
     deposit = scene.deposit("3")
     scene.await_deposit(deposit, "credited")
     response = scene.alice.await_response(task)
     scene.await_fulfilment(task, "answered")
-    (submission,) = scene.audit.rows("SELECT transaction_hash FROM chain_response WHERE address = %s", response)
+    (submission,) = scene.audit.rows(
+        "SELECT transaction_hash FROM chain_response WHERE address = %s", response
+    )
     (known,) = scene.audit.rows("SELECT count(*) FROM chain_reorganisation WHERE depth >= 5")
     assert scene.alice.balance() == before + 3
 
     first = min(scene.node.block_of(deposit), scene.node.block_of(submission[0]))
-    scene.node.mine(max(0, first + 5 - scene.node.head()))
+    scene.node.mine(max(0, first + 4 - scene.node.head()))
+    eventually(lambda: scene.networks()["cursor"] >= first + 4)
     nonce = int(scene.node.rpc("eth_getTransactionByHash", deposit)["nonce"], 16)
     reorganise(scene, scene.node.head() - first + 1, gone, deposit)
     if gone == "nothing":
@@ -338,7 +345,10 @@ def test_a_node_that_is_away_holds_things_up_and_nothing_else(scene: Scene, serv
     deposit = scene.deposit("1")
     with away(scene.marketplace, how):
         over = time.monotonic() + AWAY_S
-        asked += scene.alice.withdraw("0.75", scene.wallet)["id"], scene.alice.order(served, payment=str(PAYMENT))
+        asked += (
+            scene.alice.withdraw("0.75", scene.wallet)["id"],
+            scene.alice.order(served, payment=str(PAYMENT)),
+        )
         eventually(lambda: scene.networks()["failing_since"], within_s=AWAY_S + 20)
         while time.monotonic() < over:
             check_answers_while_away(scene)
@@ -378,10 +388,10 @@ def test_a_worker_killed_between_sent_and_recorded_does_everything_once(
     with wired(scene.marketplace) as wire:
         for number in range(0, ROUNDS, len(CALLS)):
             strikes = left[number : number + len(CALLS)]
-            with Havoc(scene.marketplace, draw) if LONG else suppress():
+            with Havoc(scene.marketplace, draw) if LONG else nullcontext():
                 live(scene, wire, strikes, draw, unserved, served)
             scene.audit.check(within_s=180)
-            print(f"{wire.struck[-len(strikes):]}; sent by then: {dict(wire.sent)}", flush=True)
+            print(f"{wire.struck[-len(strikes) :]}; sent by then: {dict(wire.sent)}", flush=True)
     assert len(wire.struck) == ROUNDS
 
 
