@@ -87,12 +87,15 @@ def _contracts() -> str:
 
 
 async def measure(stand: Stand, options: argparse.Namespace) -> None:
-    """All rounds, in turns; each round begins with another one."""
+    """All rounds, in turns; each round begins with another one. What all of them ask is known by then."""
+    print("Asking everything once, so that it is known.", flush=True)
+    for who in READERS:
+        await _reading(stand, who)
+    for who in CLIENTS:
+        await _responses(stand, who)
     for turn in range(options.rounds):
         for who in _turned(list(READERS), turn):
-            found = orjson.loads(
-                await django_program("benchmarks.chain_reading", who, environment=stand.environment)
-            )
+            found = await _reading(stand, who)
             stand.read.setdefault(who, []).append(found)
             print(f"round {turn + 1}  {READERS[who]:32} {found['seconds']:8.2f} s", flush=True)
         for who in _turned(list(CLIENTS), turn):

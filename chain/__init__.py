@@ -1,1 +1,1 @@
-"""The door to Ethereum: contracts, the document's Python client, and what the marketplace reads and writes on chains."""
+"""The door to Ethereum: contracts, the document's Python client, and what we read from chains and write to them."""

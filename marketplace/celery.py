@@ -10,7 +10,7 @@ app = Celery("marketplace")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
-# What beat rings for, and every how many seconds. A message that nobody has taken by the next one is not wanted any more.
+# What beat rings for, and every how many seconds. A message that nobody has taken by the next one is not wanted.
 SWEEPS = {
     "gpus.tasks.sweep_nodes": 5,
     "gpus.tasks.sweep_leases": 10,

@@ -1,8 +1,8 @@
-"""The main job in front of the user, over HTTP like anybody's: a streamed prompt, an embedding, two trainings, and a task
-on the chain.
+"""The main job in front of the user, over HTTP like anybody's: a streamed prompt, an embedding, two trainings, and a
+task on the chain.
 
-`python -m marketplace.embedded.demo URL` with the consumer's key in `API_KEY`, the provider's in `PROVIDER_API_KEY`, and in
-`MODELS_DIR` the node's folder of models. Exit status 0 if all of it was done.
+`python -m marketplace.embedded.demo URL` with the consumer's key in `API_KEY`, the provider's in `PROVIDER_API_KEY`,
+and in `MODELS_DIR` the node's folder of models. Exit status 0 if all of it was done.
 """
 
 import os

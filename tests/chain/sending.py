@@ -167,3 +167,12 @@ def failing_node(
 
 
 __all__ = ["FailingNode", "Killed", "NodeAway", "Sending", "connect", "failing_node"]
+
+
+def told_ends(monkeypatch: Any) -> list[tuple[str, str]]:
+    """What handlers were told: (reference, status)."""
+    told: list[tuple[str, str]] = []
+    monkeypatch.setitem(
+        outbox._handlers, Purpose.FUND, [lambda row: told.append((row.reference, str(row.status)))]
+    )
+    return told

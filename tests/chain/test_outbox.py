@@ -13,24 +13,15 @@ from django.db import transaction as database
 from chain import broadcast, outbox
 from chain.ethereum import NodeAway
 from chain.models import Network, Purpose, Sender, Signed, Transaction, TransactionStatus
-from tests.chain.sending import Killed, Sending, failing_node
+from tests.chain.sending import Killed, Sending, failing_node, told_ends
 
 Status = TransactionStatus
-
-
-def _ends(monkeypatch: Any) -> list[tuple[str, str]]:
-    """What handlers were told: (reference, status)."""
-    told: list[tuple[str, str]] = []
-    monkeypatch.setitem(
-        outbox._handlers, Purpose.FUND, [lambda row: told.append((row.reference, str(row.status)))]
-    )
-    return told
 
 
 def test_it_is_sent_mined_and_confirmed_and_who_waits_is_told_once(
     sending: Sending, monkeypatch: Any
 ) -> None:
-    told = _ends(monkeypatch)
+    told = told_ends(monkeypatch)
     before = sending.balance(sending.devnet.bob.address)
     row = sending.queue("one", value=5)
     sending.advance()
@@ -88,7 +79,7 @@ def test_it_is_confirmed_only_with_as_many_blocks_as_are_wanted(sending: Sending
 def test_killed_at_any_question_to_the_node_it_is_still_sent_once(
     sending: Sending, monkeypatch: Any, at: int, after: bool
 ) -> None:
-    told = _ends(monkeypatch)
+    told = told_ends(monkeypatch)
     before, nonce = sending.balance(sending.devnet.bob.address), sending.chain_nonce()
     sending.queue("one", value=5)
     sending.queue("two", value=7)
@@ -107,7 +98,7 @@ def test_killed_at_any_question_to_the_node_it_is_still_sent_once(
 @pytest.mark.parametrize("at", range(1, 12))
 def test_killed_before_any_commit_it_is_still_sent_once(sending: Sending, monkeypatch: Any, at: int) -> None:
     """Each write of the outbox is a place to die at: here it is the statement itself that never comes back."""
-    told = _ends(monkeypatch)
+    told = told_ends(monkeypatch)
     before, nonce, left = sending.balance(sending.devnet.bob.address), sending.chain_nonce(), [at]
 
     def die(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -144,91 +135,6 @@ def test_with_the_node_away_it_is_tried_again(sending: Sending, monkeypatch: Any
     assert len(sending.forms(row)) == 1
 
 
-def test_what_is_stuck_gets_higher_fees_and_only_one_of_its_forms_is_carried_out(sending: Sending) -> None:
-    before = sending.balance(sending.devnet.bob.address)
-    with sending.devnet.held():
-        row = sending.queue("one", value=5)
-        sending.advance()
-        sending.advance(44)
-        assert len(sending.forms(row)) == 1
-        sending.advance(10)
-        first, second = sending.forms(row)
-        assert second.nonce == first.nonce
-        assert second.max_fee * 1000 >= first.max_fee * 1125
-        assert second.priority_fee * 1000 >= first.priority_fee * 1125
-        sending.advance(50)
-        assert len(sending.forms(row)) == 3
-        sending.devnet.mine()
-    sending.finish(3)
-    row.refresh_from_db()
-    assert (row.status, row.hash) == (Status.CONFIRMED, sending.forms(row)[-1].hash)
-    assert sending.balance(sending.devnet.bob.address) == before + 5
-
-
-def test_an_earlier_form_may_be_the_one_that_was_carried_out(sending: Sending) -> None:
-    with sending.devnet.held():
-        row = sending.queue("one")
-        sending.advance()
-        sending.devnet.mine()
-        # Signed with higher fees before the receipt of the first was seen.
-        Transaction.objects.update(is_bump_wanted=True)
-        form = sending.forms(row)[0]
-        row.refresh_from_db()
-        _bumped_unsent(sending, row, form)
-    sending.finish(3)
-    row.refresh_from_db()
-    assert (row.status, row.hash) == (Status.CONFIRMED, form.hash)
-
-
-def _bumped_unsent(sending: Sending, row: Transaction, form: Signed) -> None:
-    from chain import forms
-    from chain.fees import Fees
-
-    at = Fees(form.max_fee * 2, form.priority_fee * 2)
-    assert forms.replacement(row, form, at=at, now=sending.now) is not None
-
-
-def test_fees_are_not_raised_beyond_the_limit_and_the_row_says_so(sending: Sending, settings: Any) -> None:
-    with sending.devnet.held():
-        row = sending.queue("one")
-        sending.advance()
-        (form,) = sending.forms(row)
-        settings.CHAIN_MAX_FEE_GWEI = form.max_fee // 10**9
-        sending.advance(60)
-        row.refresh_from_db()
-        assert len(sending.forms(row)) == 1
-        assert "limit" in row.reason
-        settings.CHAIN_MAX_FEE_GWEI = 500
-        sending.advance(200)
-        assert len(sending.forms(row)) == 2
-
-
-def test_it_does_not_begin_while_gas_is_above_the_limit(sending: Sending, settings: Any) -> None:
-    settings.CHAIN_MAX_FEE_GWEI = 0
-    row = sending.queue("one")
-    sending.advance()
-    row.refresh_from_db()
-    assert (row.status, row.nonce) == (Status.QUEUED, None)
-    assert "limit" in row.reason
-    settings.CHAIN_MAX_FEE_GWEI = 500
-    sending.finish(3)
-    row.refresh_from_db()
-    assert row.status == Status.CONFIRMED
-
-
-def test_an_operator_can_have_the_fees_raised_at_once(sending: Sending, operator: Any) -> None:
-    with sending.devnet.held():
-        row = sending.queue("one")
-        sending.advance()
-        outbox.bump(row, operator)
-        sending.now = max(sending.now, Transaction.objects.get().next_try_at)
-        sending.advance()
-        assert len(sending.forms(row)) == 2
-    with pytest.raises(outbox.TooLate):
-        sending.finish(3)
-        outbox.bump(row, operator)
-
-
 def test_a_form_that_the_node_has_dropped_is_sent_again(sending: Sending) -> None:
     with sending.devnet.held():
         row = sending.queue("one")
@@ -241,114 +147,10 @@ def test_a_form_that_the_node_has_dropped_is_sent_again(sending: Sending) -> Non
         assert len(sending.forms(row)) == 1
 
 
-def test_a_reorganisation_that_takes_its_block_away_puts_it_back_and_sends_it_again(
-    sending: Sending, monkeypatch: Any
-) -> None:
-    told = _ends(monkeypatch)
-    Network.objects.update(confirmations=3)
-    before = sending.balance(sending.devnet.bob.address)
-    row = sending.queue("one", value=5)
-    sending.advance()
-    sending.advance()
-    row.refresh_from_db()
-    assert row.status == Status.MINED
-    gone = row.block_hash
-    with sending.devnet.held():
-        sending.devnet.reorganise(1)
-        sending.advance()
-        row.refresh_from_db()
-        assert (row.status, row.block_number) == (Status.SENT, None)
-    sending.devnet.mine()
-    sending.advance()
-    row.refresh_from_db()
-    assert row.status == Status.MINED
-    assert row.block_hash != gone
-    sending.devnet.mine(3)
-    sending.finish(3)
-    row.refresh_from_db()
-    assert (row.status, told) == (Status.CONFIRMED, [("one", "confirmed")])
-    assert len(sending.forms(row)) == 1
-    assert sending.balance(sending.devnet.bob.address) == before + 5
-
-
-def test_what_was_confirmed_and_is_gone_with_its_block_is_sent_again_and_nobody_is_told_twice(
-    sending: Sending, monkeypatch: Any
-) -> None:
-    told = _ends(monkeypatch)
-    before = sending.balance(sending.devnet.bob.address)
-    row = sending.queue("one", value=5)
-    for _ in range(3):
-        sending.advance()
-        sending.index()
-    row.refresh_from_db()
-    assert row.status == Status.CONFIRMED
-    gone = row.block_hash
-    sending.devnet.reorganise(1)
-    assert sending.balance(sending.devnet.bob.address) == before
-    for _ in range(3):
-        sending.index()
-        sending.advance()
-    row.refresh_from_db()
-    assert (row.status, told) == (Status.CONFIRMED, [("one", "confirmed")])
-    assert row.block_hash != gone
-    assert len(sending.forms(row)) == 1
-    assert sending.balance(sending.devnet.bob.address) == before + 5
-    assert sending.advance() == 0
-
-
-def test_what_was_reverted_and_is_gone_with_its_block_does_not_happen_after_all(
-    sending: Sending, monkeypatch: Any
-) -> None:
-    told = _ends(monkeypatch)
-    treasury, alice = sending.devnet.contract("TREASURY"), sending.devnet.alice
-    data = treasury.encode_abi("recover", args=[alice.address, 10])
-    sending.devnet.transact(alice, treasury.functions.fund(), value=10)
-    with sending.devnet.held():
-        sending.queue("one", to=treasury.address, data=data, value=0)
-        row = sending.queue("two", to=treasury.address, data=data, value=0)
-        sending.advance()
-        sending.devnet.mine()
-    for _ in range(3):
-        sending.advance()
-        sending.index()
-    row.refresh_from_db()
-    assert row.status == Status.REVERTED
-    sending.devnet.transact(alice, treasury.functions.fund(), value=10)
-    sending.devnet.reorganise(2)
-    sending.devnet.transact(alice, treasury.functions.fund(), value=100)
-    for _ in range(4):
-        sending.index()
-        sending.advance()
-    row.refresh_from_db()
-    assert (row.status, sorted(told)) == (Status.REVERTED, [("one", "confirmed"), ("two", "reverted")])
-    assert sending.forms(row)[-1].is_void
-    assert sending.treasury() == 100 + 10 - 10
-    later = sending.queue("three")
-    sending.finish(3)
-    later.refresh_from_db()
-    assert later.status == Status.CONFIRMED
-
-
-def test_a_block_that_was_read_otherwise_does_not_count_as_final(sending: Sending) -> None:
-    row = sending.queue("one")
-    sending.advance()
-    head = sending.devnet.head()
-    sending.network.blocks.create(number=head, hash="0x" + "ab" * 32, at=sending.now)
-    sending.read()
-    sending.advance()
-    sending.advance()
-    row.refresh_from_db()
-    assert row.status == Status.MINED
-    sending.network.blocks.all().delete()
-    sending.advance()
-    row.refresh_from_db()
-    assert row.status == Status.CONFIRMED
-
-
 def test_what_would_fail_is_refused_with_the_contracts_words_and_takes_no_nonce(
     sending: Sending, monkeypatch: Any
 ) -> None:
-    told = _ends(monkeypatch)
+    told = told_ends(monkeypatch)
     treasury = sending.devnet.contract("TREASURY")
     for reference, gas in (("one", None), ("two", 200_000)):
         data = treasury.encode_abi("deposit", args=[1])
@@ -363,7 +165,7 @@ def test_what_would_fail_is_refused_with_the_contracts_words_and_takes_no_nonce(
 def test_what_the_contract_refuses_only_in_the_block_is_reverted_with_its_words(
     sending: Sending, monkeypatch: Any
 ) -> None:
-    told = _ends(monkeypatch)
+    told = told_ends(monkeypatch)
     treasury, alice = sending.devnet.contract("TREASURY"), sending.devnet.alice
     sending.devnet.transact(alice, treasury.functions.fund(), value=10)
     data = treasury.encode_abi("recover", args=[alice.address, 10])
@@ -433,7 +235,7 @@ def test_what_follows_another_waits_until_that_is_confirmed(sending: Sending) ->
 
 
 def test_what_follows_something_that_failed_is_refused(sending: Sending, monkeypatch: Any) -> None:
-    told = _ends(monkeypatch)
+    told = told_ends(monkeypatch)
     treasury = sending.devnet.contract("TREASURY")
     first = sending.queue("one", to=treasury.address, data=treasury.encode_abi("deposit", args=[1]), value=0)
     second = sending.queue("two", after=first)
@@ -495,7 +297,7 @@ def test_a_guard_holds_up_what_is_not_signed(sending: Sending, monkeypatch: Any)
 def test_what_is_not_signed_can_be_taken_back_and_what_is_cannot(
     sending: Sending, monkeypatch: Any, operator: Any
 ) -> None:
-    told = _ends(monkeypatch)
+    told = told_ends(monkeypatch)
     first, second = sending.queue("one"), sending.queue("two")
     outbox.cancel(first, operator, "Not wanted")
     sending.advance()

@@ -110,9 +110,9 @@ def test_one_that_stands_there_already_holds_up_nobody(publishing: Sending, pay:
 
 def test_a_chain_without_the_contract_or_without_a_key_publishes_nothing(
     publishing: Sending,
-    pay: Any,
+    pay: Any,  # noqa: F811 - the fixture
     settings: Any,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     _sealed(pay)
     settings.CHAIN_KEY = ""
@@ -142,9 +142,9 @@ def test_a_chain_without_the_contract_or_without_a_key_publishes_nothing(
 )
 def test_a_chain_that_cannot_be_asked_is_no_verdict(
     publishing: Sending,
-    pay: Any,
+    pay: Any,  # noqa: F811 - the fixture
     changed: dict[str, str],
-    said: str,  # noqa: F811
+    said: str,
 ) -> None:
     (record,) = _sealed(pay)
     with pytest.raises(ChainAway, match=said):
@@ -153,9 +153,9 @@ def test_a_chain_that_cannot_be_asked_is_no_verdict(
 
 def test_the_program_by_itself_says_whether_it_is_published(
     publishing: Sending,
-    pay: Any,
+    pay: Any,  # noqa: F811 - the fixture
     tmp_path: Path,
-    capsys: Any,  # noqa: F811
+    capsys: Any,
 ) -> None:
     (record,) = _sealed(pay)
     file = tmp_path / "receipt.json"
@@ -176,9 +176,9 @@ def test_the_program_by_itself_says_whether_it_is_published(
 
 def test_the_command_says_whether_it_is_published(
     publishing: Sending,
-    pay: Any,
+    pay: Any,  # noqa: F811 - the fixture
     tmp_path: Path,
-    capsys: Any,  # noqa: F811
+    capsys: Any,
 ) -> None:
     (record,) = _sealed(pay)
     file = tmp_path / "receipt.json"
