@@ -162,14 +162,15 @@ class Wire:
         self.target = target
         self.struck: list[tuple[str, str]] = []
         self.sent: Counter[str] = Counter()
-        self._armed: dict[str, tuple[str, Callable[[], object]]] = {}
+        self._armed: dict[str, tuple[str, Callable[[str], object]]] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads, self._server.block_on_close = True, False
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def strike(self, function: str, when: str, what: Callable[[], object]) -> None:
+    def strike(self, function: str, when: str, what: Callable[[str], object]) -> None:
+        """`what` gets the transaction's hash."""
         with self._lock:
             self._armed[function] = when, what
 
@@ -187,21 +188,23 @@ class Wire:
 
     def pass_on(self, body: bytes) -> bytes:
         """The node's answer. Raises Cut."""
-        functions = [function_of(each["params"][0]) for each in _requests(body) if each["method"] == _SEND]
+        raws = [each["params"][0] for each in _requests(body) if each["method"] == _SEND]
+        function = next((function_of(raw) for raw in raws), "")
         with self._lock:
-            function = next((each for each in functions if each in self._armed), "")
-            when, what = self._armed.pop(function, ("", lambda: None))
+            when, what = self._armed.pop(function, ("", None))
         if when == "before":
-            what()
-            self.struck.append((function, when))
-            raise Cut
+            self._struck(function, when, raws[0], what)
         answer = requests.post(self.target, body, headers=_JSON, timeout=TIMEOUT_S).content
-        self.sent.update(functions)
+        self.sent.update([function] if raws else [])
         if when == "after":
-            what()
-            self.struck.append((function, when))
-            raise Cut
+            self._struck(function, when, raws[0], what)
         return answer
+
+    def _struck(self, function: str, when: str, raw: str, what: Callable[[str], object] | None) -> None:
+        assert what is not None
+        what("0x" + keccak(hexstr=raw).hex())
+        self.struck.append((function, when))
+        raise Cut
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         wire = self

@@ -147,8 +147,14 @@ def marketplace() -> Iterator[Marketplace]:
     """The one that all stories use."""
     home = Path(tempfile.mkdtemp(prefix="marketplace-flow-"))
     home.chmod(0o755)
-    # Nodes that are killed are given up soon, so that the stories are short; a fuzzer does not use up what all share.
-    found = start(home, TRAINING_LOST_AFTER_S="8", THROTTLE_REGISTER="100000/hour")
+    # What is killed or stuck is given up soon, so that the stories are short; a fuzzer does not use up what all share.
+    found = start(
+        home,
+        TRAINING_LOST_AFTER_S="8",
+        CHAIN_TIMEOUT_S="3",
+        CHAIN_BUMP_AFTER_S="3",
+        THROTTLE_REGISTER="100000/hour",
+    )
     yield found
     stop(found)
     shutil.rmtree(home, ignore_errors=True)

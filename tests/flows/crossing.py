@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
@@ -225,6 +226,16 @@ class Audit:
         self.operator = Operator(marketplace)
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """As soon as the database answers."""
+
+        def look() -> list[list[tuple[Any, ...]]]:
+            with suppress(psycopg2.OperationalError):
+                return [self._rows(sql, *parameters)]
+            return []
+
+        return list(eventually(look, within_s=60)[0])
+
+    def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         connection = psycopg2.connect(self.url)
         try:
             with connection.cursor() as cursor:

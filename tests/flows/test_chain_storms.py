@@ -44,9 +44,11 @@ from tests.flows.conftest import Marketplace, eventually
 from tests.flows.crossing import Audit, Person
 
 LONG = bool(os.environ.get("CHAIN_STORIES"))
-ROUNDS = int(os.environ.get("CHAIN_KILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("CHAIN_KILL_ROUNDS", "2"))
 SEED = int(os.environ.get("CHAIN_SEED", str(time.time_ns())))
-AWAY_S = 60 if LONG else 5
+AWAY_S = 60 if LONG else 3
+# Long enough for a worker that is started again and again, later and later.
+WITHIN_S = 300 if LONG else 120
 TOKEN = 10**18
 PAYMENT = Decimal("0.01")
 # Wallets with coins: one that alice pays in from, and a stranger's who has no account.
@@ -107,9 +109,14 @@ class Scene:
     def receipt(self) -> None:
         """Something to be paid for, so that there is a root to be published."""
         body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
-        with self.marketplace.session() as session:
-            reply = session.post(f"{self.marketplace.url}/v1/chat/completions", json=body, timeout=60)
-        assert reply.status_code == 200, reply.text
+
+        def is_answered() -> bool:
+            with self.marketplace.session() as session, suppress(requests.ConnectionError):
+                reply = session.post(f"{self.marketplace.url}/v1/chat/completions", json=body, timeout=60)
+                return reply.status_code == 200
+            return False
+
+        eventually(is_answered, within_s=60, every_s=1)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +149,7 @@ def publish_through_rest(scene: Scene, *, served: bool, lockup: str = "0") -> st
         return found["address"] if found["place"] and ready else None
 
     what = lambda: str(scene.bob.get(f"/chain/sources/{order}/"))  # noqa: E731
-    return str(eventually(look, within_s=120, every_s=0.2, what=what))
+    return str(eventually(look, within_s=WITHIN_S, every_s=0.2, what=what))
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +397,7 @@ def test_a_worker_killed_between_sent_and_recorded_does_everything_once(
             strikes = left[number : number + len(CALLS)]
             with Havoc(scene.marketplace, draw) if LONG else nullcontext():
                 live(scene, wire, strikes, draw, unserved, served)
-            scene.audit.check(within_s=180)
+            scene.audit.check(within_s=WITHIN_S)
             print(f"{wire.struck[-len(strikes) :]}; sent by then: {dict(wire.sent)}", flush=True)
     assert len(wire.struck) == ROUNDS
 
@@ -401,10 +408,12 @@ def live(
     """All that the marketplace sends to a chain, with its worker killed at these calls."""
     alice, incomes = scene.alice, len(scene.bob.incomes())
     before, paid = alice.balance(), 2 * PAYMENT
+    recorded: list[str] = []
 
-    def kill() -> None:
-        with suppress(ProcessLookupError):
-            os.kill(scene.marketplace.pid("chain"), signal.SIGKILL)
+    def kill(transaction: str) -> None:
+        os.kill(scene.marketplace.pid("chain"), signal.SIGKILL)
+        sql = "SELECT status FROM chain_transaction WHERE hash = %s"
+        recorded.extend(status for (status,) in scene.audit.rows(sql, transaction))
 
     for call in strikes:
         # Mostly at the worst moment: it is sent, and nobody has written that down.
@@ -418,17 +427,19 @@ def live(
     taken_back = alice.order(unserved, payment="0.9")
     if "publish" in strikes:
         scene.receipt()
-    alice.await_order(taken_back, "published", within_s=120)
+    alice.await_order(taken_back, "published", within_s=WITHIN_S)
     alice.post(f"/chain/tasks/{taken_back}/cancel/")
     for order in orders:
-        task = alice.await_order(order, "published", within_s=120)["address"]
-        alice.post(f"/chain/responses/{alice.await_response(task, within_s=120)}/confirm/")
+        task = alice.await_order(order, "published", within_s=WITHIN_S)["address"]
+        alice.post(f"/chain/responses/{alice.await_response(task, within_s=WITHIN_S)}/confirm/")
     for order in orders:
-        alice.await_order(order, "finished", within_s=120)
-    alice.await_order(taken_back, "cancelled", within_s=120)
+        alice.await_order(order, "finished", within_s=WITHIN_S)
+    alice.await_order(taken_back, "cancelled", within_s=WITHIN_S)
     for number in withdrawals:
-        await_withdrawal(scene, number, "confirmed", within_s=120)
-    eventually(lambda: not wire.armed(), within_s=120, what=lambda: f"never called: {wire.armed()}")
+        await_withdrawal(scene, number, "confirmed", within_s=WITHIN_S)
+    eventually(lambda: not wire.armed(), within_s=WITHIN_S, what=lambda: f"never called: {wire.armed()}")
+    # Whatever had been sent then, nobody had written down.
+    assert recorded == ["signed"] * len(strikes)
     assert alice.balance() == before - paid - Decimal("0.3")
     eventually(lambda: len(scene.bob.incomes()) == incomes + 2, within_s=60)
 
@@ -450,7 +461,7 @@ class Havoc(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(self.draw.uniform(4, 12)):
             part = self.draw.choice(OTHERS)
-            with suppress(AssertionError, ProcessLookupError):
+            with suppress(ProcessLookupError):
                 self.marketplace.kill(part)
 
 
