@@ -37,7 +37,7 @@ READERS = {
     "per_block": "plain web3, block by block",
 }
 CLIENTS = {"client": "`chain.client`", "sdk": "`ogpu` 0.2.3"}
-PROMISE = 5.0
+PROMISE = 20.0
 UP_WITHIN_S = 30
 
 

@@ -1,4 +1,10 @@
+import sys
+
 from django.apps import AppConfig
+
+# What Python begins with. py_ecc, which web3 brings along, raises it to 100,000: deeper than this machine's stack, so
+# that a few thousand brackets of somebody's JSON would end the process instead of being an error.
+_RECURSION_LIMIT = 1000
 
 
 class ChainConfig(AppConfig):
@@ -29,3 +35,4 @@ class ChainConfig(AppConfig):
         outbox.on_end(Purpose.RESPONSE, sending.response_ended)
         outbox.on_end(Purpose.REGISTER, registrations.ended)
         outbox.on_end(Purpose.TERMINAL, registrations.ended)
+        sys.setrecursionlimit(_RECURSION_LIMIT)

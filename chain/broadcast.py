@@ -22,7 +22,7 @@ from django.db import connection
 from django.db import transaction as database
 from django.db.models import Q
 
-from chain import bells, ethereum, fees, forms, keys, outbox, revival, standing
+from chain import bells, ethereum, fees, forms, gas_costs, keys, outbox, repeats, revival, standing
 from chain.ethereum import Ethereum, NodeAway, Refused
 from chain.fees import Fees
 from chain.models import (
@@ -87,7 +87,7 @@ def watch_balances(network: Network, *, now: datetime) -> None:
         if sender.balance_at is None or now - sender.balance_at >= BALANCE_EVERY:
             try:
                 balance = ethereum.of(network).balance(address)
-            except NodeAway:
+            except (NodeAway, Refused):
                 return
             Sender.objects.filter(pk=sender.pk).update(balance=balance, balance_at=now)
 
@@ -96,7 +96,8 @@ def _look_after(sender: Sender, network: Network, now: datetime) -> int:
     try:
         return _Round(sender, network, now).run()
     except NodeAway as away:
-        logger.warning("Sending on %s waits: %s", network, away.message)
+        if repeats.is_news(("sending", sender.pk), away.message):
+            logger.warning("Sending on %s waits: %s", network, away.message)
         return 0
 
 
@@ -192,6 +193,7 @@ class _Round:
         if found.chain_id != self.network.chain_id:
             raise NodeAway(f"The node is one of chain {found.chain_id}, not {self.network.chain_id}.")
         Sender.objects.filter(pk=self.sender.pk).update(balance=found.balance, balance_at=self.now)
+        gas_costs.note(self.network, base_fee=found.head.base_fee, tip=found.priority_fee)
         return found
 
     # --- What is under way --------------------------------------------------------------------------------------

@@ -11,16 +11,18 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 
 from django.db import transaction
 from django.db.models import QuerySet, Value
 from django.db.models.functions import Lower, Now
 
+from chain import repeats
 from chain.models import Deposit, DepositStatus, Log, Network
 from clients import audit, ledger
 from clients.models import Account, AccountKind, Client, Transfer, TransferKind, Wallet
 from marketplace import money
-from marketplace.errors import Conflict, InvalidRequest
+from marketplace.errors import Conflict, InvalidRequest, MarketplaceError
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,10 @@ def _found_again(before: Deposit, found: Deposit) -> None:
         int(found.account_number),
         found.sender,
     )
+    if before.status == Status.CREDITED and not is_same:
+        # Its block was never gone: this is another one, in a place that was read wrongly before.
+        logger.error("%s on %s is told of with another content; its credit stands", before, before.network)
+        return
     if before.status == Status.ORPHANED and not is_same and not _take_back(before):
         reason = (
             "It was found again with another content, and the account has too little to take its credit back."
@@ -146,12 +152,19 @@ def _found_again(before: Deposit, found: Deposit) -> None:
 
 def sweep(network: Network, *, now: datetime) -> int:
     """Credit what is final, what has an owner by now, and take back what is gone for good; how many have changed."""
-    changed = 0
-    for pk in _waiting(network):
-        changed += _settle(pk, now=now)
-    for pk in _lost(network):
-        changed += _reverse(pk)
-    return changed
+    steps = [partial(_settle, pk, now=now) for pk in _waiting(network)]
+    steps += [partial(_reverse, pk) for pk in _lost(network)]
+    return sum(map(_carried_out, steps))
+
+
+def _carried_out(step: partial[int]) -> int:
+    try:
+        return step()
+    except MarketplaceError as error:
+        # Whatever is odd about one, the others are credited.
+        if repeats.is_news(("deposit", step.args[0]), error):
+            logger.exception("Deposit %s on its way fails", step.args[0])
+        return 0
 
 
 def assign(deposit: Deposit, *, client: Client, by: Client, reason: str, now: datetime) -> Deposit:
@@ -182,8 +195,10 @@ def _waiting(network: Network) -> list[int]:
     """What is final and not credited; of what nobody claimed, that whose sender is somebody's wallet by now."""
     final = Deposit.objects.filter(network=network, block_number__lte=network.final_block)
     linked = final.annotate(wallet=Lower("sender")).filter(
-        status=Status.UNCLAIMED, account_number=0, wallet__in=Wallet.objects.values("address")
-    )
+        # Those of closed accounts stay unclaimed: they must not stand in the way of the others.
+        status=Status.UNCLAIMED, account_number=0,
+        wallet__in=Wallet.objects.filter(client__is_active=True).values("address"),
+    )  # fmt: skip
     found = [
         *final.filter(status=Status.SEEN).values_list("pk", flat=True),
         *linked.values_list("pk", flat=True),
@@ -269,7 +284,8 @@ def patience(network: Network) -> int:
 def _lost(network: Network) -> list[int]:
     orphaned = Deposit.objects.filter(network=network, status=Status.ORPHANED)
     gone = orphaned.filter(orphaned_block__lte=network.cursor_block - patience(network))
-    return list(gone.order_by("pk").values_list("pk", flat=True)[:_ROWS_AT_ONCE])
+    # In no order that would have the same ones, whose accounts are empty, tried for ever before all others.
+    return list(gone.order_by("?").values_list("pk", flat=True)[:_ROWS_AT_ONCE])
 
 
 @transaction.atomic

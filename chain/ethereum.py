@@ -27,7 +27,7 @@ from web3.exceptions import (
 )
 from web3.types import BlockIdentifier, FilterParams, LogReceipt, RPCEndpoint, TxParams, TxReceipt
 
-from chain import networks
+from chain import networks, wire
 from chain.contracts import artifact
 from chain.models import Network
 from marketplace.errors import MarketplaceError, Unavailable
@@ -79,7 +79,10 @@ class Ethereum:
     def __init__(self, rpc_url: str, *, timeout_s: float) -> None:
         self._at_once = QUESTIONS_AT_ONCE
         self._provider = HTTPProvider(
-            rpc_url, request_kwargs={"timeout": timeout_s}, exception_retry_configuration=None
+            rpc_url,
+            request_kwargs={"timeout": timeout_s},
+            session=wire.session(total_s=2 * timeout_s),
+            exception_retry_configuration=None,
         )
         self.web3 = Web3(self._provider)
 
@@ -121,17 +124,17 @@ class Ethereum:
     def head(self) -> Head:
         """The newest block."""
         found = self.block("latest")
-        assert found is not None
+        if found is None:
+            raise NodeAway
         return found
 
     def block(self, which: BlockIdentifier) -> Head | None:
         """None where there is no such block (yet, or any more)."""
         with _translated():
             try:
-                said = self.web3.eth.get_block(which)
+                return _head(self.web3.eth.get_block(which))
             except BlockNotFound:
                 return None
-        return _head(said)
 
     def blocks(self, numbers: Sequence[int]) -> list[Head]:
         """Several blocks in one round trip. Raises NodeAway where one of them is missing."""
@@ -206,7 +209,7 @@ class Ethereum:
         """
         with _translated():
             answer = self._provider.make_request(RPCEndpoint("eth_sendRawTransaction"), [hexed(raw)])
-        error = answer.get("error")
+            error = answer.get("error")
         if error is None:
             return
         message = str(error.get("message", error)) if isinstance(error, dict) else str(error)
@@ -269,6 +272,16 @@ def hexed(value: Any) -> str:
     return "0x" + bytes(value).hex()
 
 
+# What comes of reading an answer that is something else than it should be.
+_NONSENSE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    RecursionError,
+)
 _KNOWN = ("already known", "known transaction", "already imported", "transaction already in mempool")
 
 
@@ -286,7 +299,7 @@ def _translated() -> Iterator[None]:
         raise NodeAway("There is no such contract on the chain, or not yet.") from None
     except Web3RPCError as error:
         raise _from_rpc(error) from None
-    except (requests.RequestException, Web3Exception, ValidationError, OSError, ValueError) as error:
+    except (requests.RequestException, Web3Exception, ValidationError, OSError, *_NONSENSE) as error:
         # The URL may hold a secret, so what requests says is not repeated.
         raise NodeAway(f"The chain's node does not answer: {type(error).__name__}.") from None
 

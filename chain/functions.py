@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -31,6 +32,8 @@ MOST_TOKENS = 1_000_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SHOWN = 300
+# Of the errors in a stranger's data the best of so many is told: a megabyte can hold half a million.
+_MOST_ERRORS = 100
 _OWN_KEYS = {"kind", "prompt", "system", "schema", "parameters", "description"}
 
 
@@ -72,13 +75,8 @@ class Request:
 
 
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": MOST_TOKENS, "default": USUAL_TOKENS}
-_STOP: dict[str, Any] = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "null"},
-        {"type": "array", "items": {"type": "string"}, "maxItems": 16},
-    ]
-}
+# No `anyOf` about what a stranger may make long: all errors of all its branches are kept, kilobytes for each item.
+_STOP: dict[str, Any] = {"type": ["string", "null", "array"], "items": {"type": "string"}, "maxItems": 16}
 _SAMPLING: dict[str, Any] = {
     "temperature": {"type": "number", "minimum": 0, "maximum": 2},
     "top_p": {"type": "number", "minimum": 0, "maximum": 1},
@@ -116,10 +114,11 @@ _COMPLETION: dict[str, Any] = {
     "properties": {**_OPENAI, "prompt": {"type": "string", "minLength": 1}},
 }
 _TEXTS: dict[str, Any] = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "maxItems": 2048, "items": {"type": "string", "minLength": 1}},
-    ]
+    "type": ["string", "array"],
+    "minLength": 1,
+    "minItems": 1,
+    "maxItems": 2048,
+    "items": {"type": "string", "minLength": 1},
 }
 _EMBEDDING: dict[str, Any] = {
     "type": "object",
@@ -156,10 +155,11 @@ _TRAINING: dict[str, Any] = {
         "model": _OPENAI["model"],
         "training_data": {
             "description": "The rows themselves, or a link to a file of them.",
-            "anyOf": [
-                {"type": "string", "minLength": 1, "maxLength": 4096},
-                {"type": "array", "minItems": 2, "items": {"type": "object"}},
-            ],
+            "type": ["string", "array"],
+            "minLength": 1,
+            "maxLength": 4096,
+            "minItems": 2,
+            "items": {"type": "object"},
         },
         "suffix": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"},
         "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
@@ -202,7 +202,8 @@ def find(name: Any, defined: Mapping[str, Any]) -> Function:
 
 def check(function: Function, data: Any) -> None:
     """Raise BadInput, with the field that is wrong, unless `data` are what a function takes."""
-    error = best_match(Draft202012Validator(function.schema, registry=Registry()).iter_errors(data))
+    found = Draft202012Validator(function.schema, registry=Registry()).iter_errors(data)
+    error = best_match(islice(found, _MOST_ERRORS))
     if error is None:
         return
     said = error.message if len(error.message) <= _SHOWN else error.message[:_SHOWN] + "…"

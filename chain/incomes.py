@@ -19,7 +19,7 @@ def of(scope: Scope) -> Iterator[Income]:
     with connection.cursor() as cursor:
         cursor.execute(_INCOMES.format(whose=whose, where=where), values)
         for provider_id, node_id, name, model, at, amount in cursor.fetchall():
-            yield Income(provider_id, node_id, name, model, at, int(amount))
+            yield Income(provider_id, node_id, name, model, at, int(amount), of_task=True)
 
 
 # A node that is gone stands there as number 0.

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import connections, transaction
+from django.db import DataError, connections, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Coalesce
 
-from chain import deposits, ethereum, leases, networks, projections, readings, reorganisations
+from chain import deposits, ethereum, gas_costs, leases, networks, projections, readings, reorganisations
 from chain.ethereum import Ethereum, NodeAway, Refused
 from chain.leases import Lease, Lost
 from chain.models import Block, Log, Network
@@ -73,6 +73,9 @@ def follow(network: Network, *, now: datetime, for_s: float = FOLLOW_S) -> int:
         logger.info("%s is read by somebody else now, or paused.", network)
     except (NodeAway, Refused, WrongChain, networks.UnknownNetwork) as error:
         _fail(lease, str(error))
+    except DataError:
+        logger.exception("%s: what its node says cannot be written down", network)
+        _fail(lease, "Its node says something that cannot be true; the worker's log says more.")
     finally:
         lease.give_back()
     return max(network.cursor_block - start, 0)
@@ -116,6 +119,7 @@ def _looked_at(node: Ethereum, lease: Lease) -> Position:
     network = lease.network
     position = readings.position(node, network)
     _check_chain(network, position)
+    gas_costs.note(network, base_fee=position.head.base_fee)
     is_there = position.here is not None and position.here.hash == network.cursor_hash
     if _is_behind(network, position):
         lease.write(polled_at=lease.now(), **WELL)

@@ -6,11 +6,20 @@ from datetime import datetime
 
 from django.db import transaction
 
-from chain import outbox, pins
-from chain.fulfilment import training
-from chain.models import Fulfilment, FulfilmentStatus, Network, Pin, Transaction, TransactionStatus
+from chain import orders, outbox, outcomes, pins
+from chain.fulfilment import rows, training
+from chain.models import (
+    Fulfilment,
+    FulfilmentStatus,
+    Network,
+    Pin,
+    TaskOrder,
+    Transaction,
+    TransactionStatus,
+)
 from clients import audit
 from clients.models import Client
+from marketplace import money
 from marketplace.errors import Conflict
 
 
@@ -20,6 +29,10 @@ class AlreadySo(Conflict):
 
 class TooLate(Conflict):
     code = "fulfilment_too_late"
+
+
+class TaskThere(Conflict):
+    code = "task_there"
 
 
 class StillWanted(Conflict):
@@ -46,7 +59,7 @@ def resume(network: Network, *, by: Client, reason: str, now: datetime) -> None:
 def may_be_tried(fulfilment: Fulfilment, *, now: datetime) -> bool:
     """Whether `try_now` changes anything: it is under way, or has failed with time left, and no answer is there."""
     if not fulfilment.has_ended:
-        return True
+        return fulfilment.status in rows.TO_DO
     sent = fulfilment.answer
     is_unanswered = sent is None or (sent.has_ended and sent.status != TransactionStatus.CONFIRMED)
     has_failed = fulfilment.status in (FulfilmentStatus.DECLINED, FulfilmentStatus.FAILED)
@@ -105,12 +118,34 @@ def give_up(fulfilment: Fulfilment, *, by: Client, reason: str, now: datetime) -
 
 
 @transaction.atomic
-def drop(pin: Pin, *, by: Client, reason: str) -> None:
+def release(order: TaskOrder, *, by: Client, reason: str, now: datetime) -> TaskOrder:
+    """End an order whose task is not to be found, though its publication has ended. Raises TaskThere."""
+    # The transaction first, as whoever ends it does.
+    if order.publication_id is not None:
+        Transaction.objects.select_for_update().get(pk=order.publication_id)
+    row = orders.locked(order.pk)
+    if not outcomes.may_be_released(row):
+        raise TaskThere(
+            f"{row} is “{row.get_status_display()}”: it is released only where its publication has ended and no task "
+            "of it is known."
+        )
+    before = row.status
+    outcomes.release(row, reason=f"An operator has released it: {reason}", now=now)
+    details = {
+        "network": row.network.name, "client": row.owner_id, "amount": money.render(row.payment),
+        "status": [before, row.status], "hash": row.publication.hash if row.publication else "",
+    }  # fmt: skip
+    audit.note(by=by, action="release_order", subject=row, reason=reason, details=details)
+    return row
+
+
+@transaction.atomic
+def drop(pin: Pin, *, by: Client, reason: str, now: datetime) -> None:
     """Delete a pin that nothing points to. Raises StillWanted."""
     locked = Pin.objects.select_for_update().filter(pk=pin.pk).first()
     if locked is None:
         raise pins.UnknownPin
-    if pins.pointed_to({locked.pk}):
+    if pins.pointed_to({locked.pk}, now=now):
         raise StillWanted
     details = {"filename": locked.filename, "size": locked.size, "created_at": locked.created_at.isoformat()}
     audit.note(by=by, action="delete_pin", subject=locked, reason=reason, details=details)

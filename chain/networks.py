@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class UnknownNetwork(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is known of a chain before it is asked. `rpc_url` may hold a secret: it is neither stored nor shown unless
-    `is_public`.
+    """What is known of a chain before it is asked. `rpc_url` may hold a secret: it is neither stored nor shown.
+    `public_url` is a node that everybody may ask; empty where none is known.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Manifest:
     contracts: dict[str, str] = field(default_factory=dict)
     start_block: int = 0
     confirmations: int = USUAL_CONFIRMATIONS
-    is_public: bool = False
+    public_url: str = ""
 
 
 KNOWN = {
@@ -58,7 +58,7 @@ KNOWN = {
             "TERMINAL": "0xaEBC7b712D38Fc4d841f0732c21B8774339869D3",
             "VAULT": "0xa5c582254AA313528898311362bc698b041580cC",
         },
-        is_public=True,
+        public_url="https://mainnet-rpc.ogpuscan.io",
     ),
     "ogpu-testnet": Manifest(
         "ogpu-testnet",
@@ -70,7 +70,7 @@ KNOWN = {
             "TERMINAL": "0x1ea332Fc14a5AFD3AF3852B45C263Ab5b1Dd6f52",
             "VAULT": "0x15905a2FbD3EF5d3532b931b5656BB9EB493Bb15",
         },
-        is_public=True,
+        public_url="https://testnetrpc.ogpuscan.io",
     ),
 }
 
@@ -123,21 +123,9 @@ def _manifests(names: tuple[str, ...], first_rpc_url: str, rpc_urls: str) -> lis
         manifest = KNOWN.get(name) or read(name)
         url = own.get(manifest.name) or (first_rpc_url if position == 0 else "")
         if url:
-            manifest = _with_url(manifest, url)
+            manifest = replace(manifest, rpc_url=url)
         found.append(manifest)
     return found
-
-
-def _with_url(manifest: Manifest, url: str) -> Manifest:
-    return Manifest(
-        manifest.name,
-        manifest.chain_id,
-        url,
-        manifest.contracts,
-        manifest.start_block,
-        manifest.confirmations,
-        is_public=False,
-    )
 
 
 def read(place: str) -> Manifest:
@@ -173,11 +161,14 @@ def _manifest(said: dict[str, Any]) -> Manifest:
         contracts=contracts,
         start_block=int(said.get("start_block", 0)),
         confirmations=max(int(said.get("confirmations", USUAL_CONFIRMATIONS)), 1),
-        is_public=bool(said.get("is_public", False)),
+        public_url=str(said["rpc_url"]) if said.get("is_public") else "",
     )
 
 
 def _row(manifest: Manifest) -> Network:
+    # A chain that had this name before, such as one that was deleted and begun anew with another id.
+    for other in Network.objects.filter(name=manifest.name).exclude(chain_id=manifest.chain_id):
+        Network.objects.filter(pk=other.pk).update(name=f"{other.name[:20]}-{other.chain_id}")
     values = {
         "name": manifest.name,
         "contracts": manifest.contracts,

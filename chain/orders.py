@@ -15,20 +15,23 @@ one order: transaction, order, float, ledger.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
 
-from chain import documents, floats, keys, outbox, pins
+from chain import documents, floats, functions, keys, outbox, pins, services, withdrawals
 from chain.ethereum import encoded
 from chain.models import (
     ENDED_ORDERS,
+    Log,
     OrderStatus,
     Purpose,
     Response,
     ResponseStatus,
+    Serving,
     Source,
     SourceStatus,
     Task,
@@ -36,16 +39,18 @@ from chain.models import (
     TaskStatus,
     Transaction,
 )
-from clients import ledger
-from clients.models import Client
+from clients import ledger, terms
+from clients.models import AccountKind, Client
 from marketplace import money
-from marketplace.errors import Conflict, InvalidRequest, NotFound
+from marketplace.errors import Conflict, Forbidden, InvalidRequest, NotFound
 
 MAX_OPEN = 50
 # Providers need time, and so do confirmations; nobody's money is held for ever.
 SHORTEST = timedelta(minutes=1)
 LONGEST = timedelta(days=30)
 USUAL = timedelta(hours=1)
+# After so many seconds it is worthwhile to look whether something is final.
+_FINAL_SOON_S = 5
 
 
 class UnknownOrder(NotFound):
@@ -73,6 +78,18 @@ class NotNow(Conflict):
     """The order is not in a state for this; the sentence says what it is."""
 
     code = "order_not_ready"
+
+
+class NotFinal(Conflict):
+    """What it depends on stands in a block that may still go; the sentence says what."""
+
+    code = "not_final"
+
+
+class NeedsApproval(Forbidden):
+    """Details: `most`, a decimal string of tokens."""
+
+    code = "approval_needed"
 
 
 # --- What owners do -----------------------------------------------------------------------------------------
@@ -118,6 +135,13 @@ def check(source: Source, *, payment: int, expires_at: datetime, now: datetime) 
         raise NotOffered(f"A task may take at most {int(longest)} seconds here.", param="expires_in")
 
 
+def check_work(source: Source, *, function: str, data: Mapping[str, Any]) -> None:
+    """Raise UnknownFunction or BadInput for what our nodes would surely decline, where they are who serves a source."""
+    service = services.of_source(source.network, source.address)
+    if service is not None and service.status == Serving.SERVED:
+        functions.check(functions.find(function, service.functions), data)
+
+
 @transaction.atomic
 def publish(
     owner: Client,
@@ -132,13 +156,17 @@ def publish(
 ) -> TaskOrder:
     """Have a task published; `payment` (base units) is held from now on. What an API key orders counts in its budgets.
 
-    Raises NotOffered, TooManyOrders, keys.NoKey, ledger.InsufficientFunds, ledger.BudgetExceeded.
+    Raises NotOffered, NotFinal, NeedsApproval, TooManyOrders, withdrawals.OverDailyLimit, withdrawals.NotWithdrawable,
+    keys.NoKey, ledger.InsufficientFunds, ledger.BudgetExceeded.
     """
     check(source, payment=payment, expires_at=expires_at, now=now)
+    _check_final(source)
     # One at a time for each account, so that two cannot both be the last.
     Client.objects.select_for_update(no_key=True).get(pk=owner.pk)
     if of(owner).exclude(status__in=ENDED_ORDERS).count() >= MAX_OPEN:
         raise TooManyOrders()
+    _check_limits(owner, payment, now)
+    _check_own_money(owner, payment)
     order = TaskOrder(
         owner=owner,
         network=source.network,
@@ -161,7 +189,7 @@ def publish(
 
 @transaction.atomic
 def confirm(order: TaskOrder, response: Response) -> TaskOrder:
-    """Accept a response: its provider is paid, and the rest of the payment is free. Raises NotNow."""
+    """Accept a response: its provider is paid, and the rest of the payment is free. Raises NotNow, NotFinal."""
     order = locked(order.pk)
     if order.status != OrderStatus.PUBLISHED:
         raise NotNow(f"This task's order is “{order.get_status_display()}”: nothing can be confirmed.")
@@ -169,6 +197,11 @@ def confirm(order: TaskOrder, response: Response) -> TaskOrder:
         raise NotNow("This response belongs to another task.")
     if response.status == ResponseStatus.CONFIRMED:
         raise NotNow("This response is confirmed already.")
+    if not response.is_final:
+        raise NotFinal(
+            f"This response is in block {response.block_number}, which is not final yet. Try again in a moment.",
+            retry_after=_FINAL_SOON_S,
+        )
     order.confirmation = _queue(
         order,
         Purpose.CONFIRM,
@@ -192,6 +225,49 @@ def cancel(order: TaskOrder) -> TaskOrder:
             raise NotNow(f"A provider was quicker: the task is “{task.get_status_display()}”.")
         free(order, "Its owner has cancelled it.")
         return order
+
+
+def _check_final(source: Source) -> None:
+    """What a source asks of tasks, and how it has them answered, must not be another thing once they are published."""
+    changes = Log.objects.filter(
+        network=source.network,
+        name__in=("SourceUpdated", "SourceStatusChanged"),
+        block_number__gt=source.network.final_block,
+        arguments__source=source.address,
+    )
+    if not source.is_final or changes.exists():
+        raise NotFinal(
+            f"The source {source.address} was published or changed in a block that is not final yet. Try again in a "
+            "moment.",
+            retry_after=_FINAL_SOON_S,
+        )
+
+
+def _check_limits(owner: Client, payment: int, now: datetime) -> None:
+    """The limits of withdrawals hold for payments of tasks; nobody is there who approves one."""
+    limits = terms.current()
+    most = limits.withdrawal_approval_above
+    if most is not None and payment > most:
+        raise NeedsApproval(
+            f"A task may be paid with at most {money.named(most)} here. Beyond that an operator has to approve: "
+            "withdraw the money to a wallet of yours, and publish the task from there.",
+            details={"most": money.render(most)},
+        )
+    if limits.withdrawal_daily is not None:
+        withdrawals.check_day(owner, payment, limits.withdrawal_daily, now)
+
+
+def _check_own_money(owner: Client, payment: int) -> None:
+    """What pays for a task are coins, to whatever wallet answers: somebody's own, too. So it is as with withdrawals."""
+    account, available = ledger.account(owner.pk, AccountKind.SPENDABLE), withdrawals.withdrawable(owner)
+    total, held = ledger.balances([account])[account.pk]
+    # Where there is too little of any money, the hold says so.
+    if available < payment <= total - held:
+        raise withdrawals.NotWithdrawable(
+            f"{money.named(available)} of this account can pay for tasks on chains: what was deposited or earned, and "
+            "is still there. Granted credit, and what others have sent you, can only be spent here.",
+            details={"available": money.render(available), "needed": money.render(payment)},
+        )
 
 
 # --- Steps that outcomes take as well -------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from chain import floats, orders, outbox
+from chain import floats, orders, outbox, repeats
 from chain.models import (
     ENDED,
     ENDED_ORDERS,
@@ -23,9 +23,8 @@ from chain.models import (
     Transaction,
     TransactionStatus,
 )
-from clients import ledger
+from clients import ledger, terms
 from clients.models import AccountKind, TransferKind
-from marketplace.errors import MarketplaceError
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +33,18 @@ logger = logging.getLogger(__name__)
 _LATE = timedelta(seconds=15)
 _LATE_WITH_RESPONSE = timedelta(days=1)
 _PATIENCE = timedelta(minutes=1)
+_OPEN = tuple(status for status in OrderStatus if status not in ENDED_ORDERS)
+_UNSEEN = "It was published, and the contracts have told of no task; an operator has to look."
+# What the contracts' refusals mean to somebody who has no wallet.
+_REFUSALS = {
+    "SourceInactive": "The source takes no tasks any more.",
+    "PaymentTooLow": "The source asks for a higher payment now.",
+    "ExpiryTooLong": "The source wants tasks to end sooner now.",
+    "Expired": "The task's time is over.",
+    "AlreadyFinalized": "A provider was quicker, or the task has ended.",
+    "AlreadyConfirmed": "A response is confirmed already.",
+    "Paused": "The contracts are paused by their owner.",
+}
 
 
 @transaction.atomic
@@ -50,10 +61,38 @@ def sweep(*, now: datetime) -> int:
     for order in due:
         try:
             follow(order, now=now)
-        except MarketplaceError:
-            logger.exception("Order %s cannot go on", order.pk)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            # Whatever is odd about one, the others go on.
+            if repeats.is_news(("order", order.pk), error):
+                logger.exception("Order %s cannot go on", order.pk)
     _take_back_what_nobody_needs()
     return len(due)
+
+
+def may_be_released(order: TaskOrder) -> bool:
+    """Whether an order waits for a task that is not there: its publication has ended and was read, and none is known.
+
+    Reads `publication` and `network`.
+    """
+    sent = order.publication
+    if (
+        order.status not in (OrderStatus.PUBLISHING, OrderStatus.PUBLISHED)
+        or sent is None
+        or not sent.has_ended
+    ):
+        return False
+    # What is in a block that is to be read (again) may be found there.
+    if sent.block_number is not None and sent.block_number > order.network.final_block:
+        return False
+    its = Q(transaction_hash=sent.hash) | Q(address=order.task_address)
+    return not Task.objects.filter(its, network=order.network_id).exists()
+
+
+def release(order: TaskOrder, *, reason: str, now: datetime) -> None:
+    """End a locked order whose task is not there; what is held is free. Nothing of it is taken to be in the Vault."""
+    _close(order, OrderStatus.FAILED, reason=reason, back=0, now=now)
 
 
 def deposit_ended(row: Transaction) -> None:
@@ -80,7 +119,7 @@ def publication_ended(row: Transaction) -> None:
         back += deposit.value
     is_cancelled = row.status == TransactionStatus.CANCELLED
     status = OrderStatus.CANCELLED if is_cancelled else OrderStatus.FAILED
-    _close(order, status, reason=row.reason, back=back, now=row.ended_at)
+    _close(order, status, reason=_why(row), back=back, now=row.ended_at)
 
 
 def confirmation_ended(row: Transaction) -> None:
@@ -97,8 +136,14 @@ def _settled(row: Transaction, status: OrderStatus, sentence: str) -> None:
     if order is None or order.status != status:
         return
     if row.status != TransactionStatus.CONFIRMED:
-        orders.change(order, OrderStatus.PUBLISHED, f"{sentence}: {row.reason or row.get_status_display()}")
+        orders.change(order, OrderStatus.PUBLISHED, f"{sentence}: {_why(row)}")
     _follow(order, row.ended_at or order.expires_at)
+
+
+def _why(row: Transaction) -> str:
+    """Why a transaction came to nothing: a sentence, and the contract's own word."""
+    said = _REFUSALS.get(row.reason)
+    return f"{said} ({row.reason})" if said else row.reason or row.get_status_display()
 
 
 def _follow(order: TaskOrder, now: datetime) -> None:
@@ -139,7 +184,9 @@ def _is_there(order: TaskOrder) -> bool:
         network_id=order.network_id, transaction_hash=sent.hash, name="TaskPublished"
     ).first()
     if event is None:
-        logger.error("The task of order %s was published, and its event is not known", order.pk)
+        if order.reason != _UNSEEN:
+            logger.error("The task of order %s was published, and its event is not known", order.pk)
+            orders.change(order, OrderStatus.PUBLISHING, _UNSEEN)
         return False
     order.task_address = event.arguments["task"]
     orders.change(order, OrderStatus.PUBLISHED, "")
@@ -223,7 +270,8 @@ def _due(now: datetime) -> QuerySet[TaskOrder]:
     is_answered = Exists(task.filter(status=TaskStatus.RESPONDED))
     is_over = Q(status=OrderStatus.PUBLISHED, expires_at__lt=now - _LATE) & ~Q(is_answered)
     is_long_over = Q(status=OrderStatus.PUBLISHED, expires_at__lt=now - _LATE_WITH_RESPONSE)
-    still_open = TaskOrder.objects.exclude(status__in=ENDED_ORDERS)
+    # Said as the index of those that are open says it: next to all have ended.
+    still_open = TaskOrder.objects.filter(status__in=_OPEN)
     return still_open.filter(
         is_sent | is_over | is_long_over | Exists(task.filter(status__in=ENDED)) | Exists(won)
     ).order_by("pk")
@@ -241,7 +289,9 @@ def _why_not(row: Transaction) -> str:
         OrderStatus.CANCELLING: (order.cancellation_id,),
     }
     if row.pk in wanted.get(OrderStatus(order.status), ()):
-        return ""
+        is_stopped = row.purpose != Purpose.CANCEL_TASK and terms.current().payouts_frozen
+        # Coins that pay for a task leave as those of a withdrawal do.
+        return "Withdrawals are frozen at the moment, and so are payments of tasks." if is_stopped else ""
     return f"Nobody needs it any more: {order} is “{order.get_status_display()}”."
 
 

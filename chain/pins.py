@@ -9,15 +9,26 @@ import hashlib
 import logging
 import re
 from datetime import datetime, timedelta
+from typing import Any
 
 import redis
 from django.conf import settings
 from django.core.cache import cache
-from django.db import connection
-from django.db.models import F, Sum, Value
+from django.db.models import F, Func, Q, QuerySet, Sum, TextField, Value
 from django.db.models.functions import Greatest
 
-from chain.models import Fulfilment, Pin, Response, Source, SourceOrder, Task, TaskOrder
+from chain.models import (
+    ENDED,
+    ENDED_FULFILMENTS,
+    Fulfilment,
+    Pin,
+    Response,
+    Source,
+    SourceOrder,
+    Task,
+    TaskOrder,
+    TaskStatus,
+)
 from clients import files
 from marketplace.errors import NotFound, Unavailable
 from marketplace.storage import TooLarge
@@ -31,17 +42,6 @@ _CID = re.compile(r"bafkrei[a-z2-7]{52}")
 _LEAST_BYTES = 4096
 _COUNTED_FOR_S = 10
 _SWEPT_AT_ONCE = 1000
-# Columns whose text may point to a pin.
-_POINTERS = (
-    (Source, "metadata_url"),
-    (Source, "optional_params_url"),
-    (Task, "config_url"),
-    (Response, "data"),
-    (Fulfilment, "config_url"),
-    (Fulfilment, "answer_url"),
-    (TaskOrder, "config_url"),
-    (SourceOrder, "metadata_url"),
-)
 
 
 class UnknownPin(NotFound):
@@ -149,26 +149,45 @@ def sweep(*, now: datetime) -> int:
     )
     if not over:
         return 0
-    wanted = pointed_to(set(over))
+    wanted = pointed_to(set(over), now=now)
     Pin.objects.filter(pk__in=wanted, keep_until__lt=now).update(keep_until=usual_end(now))
     # Its date is looked at again: somebody may have left the same content a moment ago.
     gone, _ = Pin.objects.filter(pk__in=set(over) - wanted, keep_until__lt=now).delete()
     return gone
 
 
-def pointed_to(cids: set[str]) -> set[str]:
-    """Those of some CIDs that a row of what is on chains, or on its way there, names."""
+def pointed_to(cids: set[str], *, now: datetime) -> set[str]:
+    """Those of some CIDs that a row of what is on chains, or on its way there, is a link to.
+
+    What belongs to a task that is over counts for PIN_DAYS more. A text that names many of them is a link to the first.
+    """
     found: set[str] = set()
-    for model, column in _POINTERS:
-        table, name = model._meta.db_table, connection.ops.quote_name(column)
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"SELECT DISTINCT each[1] FROM {table}, regexp_matches({name}, %s, 'g') AS each "  # noqa: S608 - our names
-                "WHERE each[1] = ANY(%s)",
-                [f"({_CID.pattern})", list(cids)],
-            )
-            found.update(row[0] for row in cursor.fetchall())
+    for rows, column in _pointers(now - timedelta(days=settings.PIN_DAYS)):
+        named = rows.annotate(
+            named=Func(F(column), Value(_CID.pattern), function="substring", output_field=TextField())
+        )
+        found.update(named.filter(named__in=cids).order_by().values_list("named", flat=True).distinct())
     return found
+
+
+def _pointers(since: datetime) -> list[tuple[QuerySet[Any], str]]:
+    """Rows with a column whose text may point to a pin, less those that were over before."""
+    ended = Q(status__in=ENDED, status_at__lt=since)
+    # Nobody has to end a task on the chain that nobody has answered.
+    expired = Q(status__in=(TaskStatus.NEW, TaskStatus.ATTEMPTED), expiry_time__lt=int(since.timestamp()))
+    tasks = Task.objects.exclude(ended | expired)
+    fulfilments = Fulfilment.objects.exclude(status__in=ENDED_FULFILMENTS, changed_at__lt=since)
+    return [
+        (Source.objects.all(), "metadata_url"),
+        (Source.objects.all(), "optional_params_url"),
+        (tasks, "config_url"),
+        (Response.objects.filter(task__in=tasks), "data"),
+        (fulfilments, "config_url"),
+        # Our own answers are kept for ever, and no operator deletes one.
+        (Fulfilment.objects.all(), "answer_url"),
+        (TaskOrder.objects.exclude(ended_at__lt=since), "config_url"),
+        (SourceOrder.objects.all(), "metadata_url"),
+    ]
 
 
 def _left_by_strangers() -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from chain import decoding
+from chain import decoding, wire
 from chain.ethereum import Ethereum, Fault, Head, NodeAway
 from chain.models import Log, Network, Source
 
@@ -69,12 +69,19 @@ def position(node: Ethereum, network: Network) -> Position:
     if newest is None or not isinstance(chain_id, str):
         raise NodeAway("The chain's node does not say what its newest block is.")
     return Position(
-        int(chain_id, 16),
+        _chain_id(chain_id),
         # Some nodes keep no blocks that old.
         None if isinstance(genesis, Fault) else _head(genesis),
         newest,
         _head(here) if network.cursor_block <= newest.number else None,
     )
+
+
+def _chain_id(said: str) -> int:
+    try:
+        return wire.number(said)
+    except ValueError:
+        raise NodeAway("The chain's node does not say of which chain it is.") from None
 
 
 def heads(node: Ethereum, numbers: Sequence[int]) -> list[Head | None]:
@@ -127,11 +134,11 @@ def _head(said: Any) -> Head | None:
         raise NodeAway(f"The chain's node does not tell of its blocks: {said.message}")
     try:
         return Head(
-            number=_number(said["number"]),
-            hash=_hash(said["hash"]),
-            parent_hash=_hash(said["parentHash"]),
-            timestamp=_number(said["timestamp"]),
-            base_fee=_number(said.get("baseFeePerGas") or "0x0"),
+            number=wire.number(said["number"]),
+            hash=wire.digest(said["hash"]),
+            parent_hash=wire.digest(said["parentHash"]),
+            timestamp=wire.number(said["timestamp"]),
+            base_fee=int(said.get("baseFeePerGas") or "0x0", 16),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise NodeAway("The chain's node answers with something that is no block.") from None
@@ -142,14 +149,6 @@ def _there(said: Any) -> Head:
     if found is None:
         raise Moved
     return found
-
-
-def _number(value: str) -> int:
-    return int(value, 16)
-
-
-def _hash(value: str) -> str:
-    return "0x" + bytes.fromhex(value[2:]).hex()
 
 
 def date(timestamp: int) -> datetime:
@@ -175,7 +174,7 @@ def _events(network: Network, said: Any, first: int, last: int) -> list[Log]:
             if (
                 raw.get("removed")
                 or not raw.get("blockNumber")
-                or not first <= _number(raw["blockNumber"]) <= last
+                or not first <= wire.number(raw["blockNumber"]) <= last
             ):
                 raise Moved
             log = _log(network, shapes, raw)
@@ -201,10 +200,10 @@ def _log(
         return None
     return Log(
         network=network,
-        block_number=_number(raw["blockNumber"]),
-        log_index=_number(raw["logIndex"]),
-        transaction_hash=_hash(raw["transactionHash"]),
-        block_hash=_hash(raw["blockHash"]),
+        block_number=wire.number(raw["blockNumber"]),
+        log_index=wire.number(raw["logIndex"], most=2**31 - 1),
+        transaction_hash=wire.digest(raw["transactionHash"]),
+        block_hash=wire.digest(raw["blockHash"]),
         address=decoding.checksummed(address[2:]),
         name=shape.name,
         arguments=decoding.plain(arguments),

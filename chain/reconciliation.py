@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from eth_abi.abi import decode
 from eth_utils import function_signature_to_4byte_selector
 
-from chain import ethereum, networks, treasury_lines, vault_lines
+from chain import acknowledgements, ethereum, networks, treasury_lines, vault_lines
 from chain.ethereum import Ethereum, Fault, NodeAway, Refused
 from chain.lines import Line, Question
 from chain.models import Network, Reconciliation
@@ -77,7 +78,9 @@ def _compared(network: Network) -> tuple[int, list[Line]]:
         raise NothingRead()
     questions = [question for part in PARTS for question in part.questions(network)]
     said = _state(ethereum.of(network), network, questions, block)
-    return block, [line for part in PARTS for line in part.lines(network, block, said)]
+    lines = [line for part in PARTS for line in part.lines(network, block, said)]
+    told = acknowledgements.acknowledged(network)
+    return block, [replace(line, explained=[*line.explained, *told.get(line.name, [])]) for line in lines]
 
 
 def _report(network: Network, lines: Sequence[Line]) -> None:

@@ -66,7 +66,9 @@ def due(network: Network, *, now: datetime) -> list[int]:
     )
     wanted = Q(Exists(active), status=Serving.SERVED, registered_at=None)
     unwanted = Q(status=Serving.REFUSED, registered_at__isnull=False)
-    rows = Service.objects.filter(wanted | unwanted, network=network, next_try_at__lte=now)
+    # Said twice, so that the many that only wait for an operator are not looked at one by one.
+    decided = Service.objects.filter(network=network, status__in=(Serving.SERVED, Serving.REFUSED))
+    rows = decided.filter(wanted | unwanted, next_try_at__lte=now)
     return list(rows.order_by("next_try_at", "pk").values_list("pk", flat=True)[:20])
 
 
@@ -135,6 +137,7 @@ def _enter(service: Service, source: Source, found: Standing, now: datetime) -> 
     if found.master not in (operator, _NOBODY):
         raise Obstacle(f"Our provider {provider} belongs to another master, {found.master}.")
     stake = found.missing_for(source)
+    _check_wanted(service, source, found)
     _check_balance(network, operator, stake)
     register = encoded("Nexus", "register", source.address, provider, _environment(source.environments))
     with transaction.atomic():
@@ -181,6 +184,18 @@ def _leave(service: Service, found: Standing, now: datetime) -> None:
 def _environment(offered: int) -> int:
     """One of a source's environments; 0 where it names none."""
     return next((bit for bit in _ENVIRONMENTS if offered & bit), 0)
+
+
+def _check_wanted(service: Service, source: Source, found: Standing) -> None:
+    """What a stranger's source asks for beyond what every source costs is staked on an operator's word only: whoever
+    publishes one could have all our coins locked.
+    """
+    asked = source.min_available_lockup
+    if service.decided_by_id is None and asked > max(found.lockup, found.least_per_source):
+        raise Obstacle(
+            f"It wants a stake of {money.render(asked)} coins, and we have {money.render(found.lockup)}. An operator "
+            "has to decide to serve it."
+        )
 
 
 def _check_balance(network: Network, operator: str, stake: int) -> None:

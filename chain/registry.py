@@ -62,6 +62,8 @@ class TaskView:
     # Whether the one who asks may read why our work on it stands as it does, and whether it is the asker's own work.
     is_concerned: bool = False
     is_provider: bool = False
+    # Of an order that is not on the chain: how its source has tasks answered; None where that is not known.
+    delivery_method: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +194,25 @@ def ordered_tasks(orders: Sequence[TaskOrder], viewer: Client) -> list[TaskView]
         for view in tasks(list(known.values()), viewer)
         if view.task is not None
     }
+    methods = _methods([order for order in orders if (order.network_id, order.task_address) not in views])
     found = []
     for order in orders:
         view = views.get((order.network_id, order.task_address))
         if view is None:
-            found.append(TaskView(order.network, order=order, is_concerned=True))
+            method = methods.get((order.network_id, order.source_address))
+            found.append(TaskView(order.network, order=order, is_concerned=True, delivery_method=method))
         else:
             found.append(replace(view, order=order, is_concerned=True))
     return found
+
+
+def _methods(orders: Sequence[TaskOrder]) -> dict[tuple[int, str], int]:
+    """How the sources of orders have tasks answered, by network and address."""
+    if not orders:
+        return {}
+    wanted = Source.objects.filter(address__in={order.source_address for order in orders})
+    rows = wanted.values_list("network_id", "address", "delivery_method")
+    return {(network, address): method for network, address, method in rows}
 
 
 def sources(rows: Sequence[Source], viewer: Client) -> list[SourceView]:

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from chain import keys, networks, outbox
 from chain.ethereum import encoded
-from chain.models import DONE, Network, PublishedRoot, Purpose, Transaction, TransactionStatus
+from chain.models import DONE, Log, Network, PublishedRoot, Purpose, Transaction, TransactionStatus
 from inference.models import ReceiptBatch
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,12 @@ logger = logging.getLogger(__name__)
 MOST_AT_ONCE = 4
 # What somebody has to mend first is tried again after this.
 _WAIT = timedelta(minutes=10)
+# What is only to be read yet.
+_SOON = timedelta(minutes=1)
 _THERE_ALREADY = "AlreadyPublished"
+_UNTOLD = "A root stands there already; the event of that is awaited."
+# Where that is so, the reason begins with it.
+ANOTHER = "Another root stands on the chain for this batch"
 
 
 def publish(*, now: datetime) -> int:
@@ -62,13 +67,37 @@ def _queue(network: Network, batch: ReceiptBatch) -> None:
 
 def _ended(sending: Transaction) -> None:
     """What was refused is tried again: later ones wait for it, so that roots stand there in order."""
-    if sending.status == TransactionStatus.CONFIRMED or sending.reason == _THERE_ALREADY:
-        return
-    if sending.status == TransactionStatus.CANCELLED:
+    if sending.status in (TransactionStatus.CONFIRMED, TransactionStatus.CANCELLED):
         return
     assert sending.ended_at is not None
+    if _THERE_ALREADY in sending.reason:
+        _compare(sending)
+        return
     logger.warning("%s is not published: %s", sending, sending.reason)
     outbox.again(sending, at=sending.ended_at + _WAIT, reason=sending.reason)
+
+
+def _compare(sending: Transaction) -> None:
+    """Which root stands there: ours, from an earlier sending, or another's. Later ones are held up by neither."""
+    ours = PublishedRoot.objects.filter(transaction=sending).values_list("batch_id", "batch__root").first()
+    if ours is None:
+        return
+    batch, root = ours
+    network = Network.objects.get(pk=sending.network_id)
+    told = Log.objects.filter(
+        network=network,
+        name="RootPublished",
+        address=network.address("RECEIPTS"),
+        block_number__lte=network.final_block,
+        arguments__batch=str(batch),
+    ).first()
+    if told is None:
+        assert sending.ended_at is not None
+        outbox.again(sending, at=sending.ended_at + _SOON, reason=_UNTOLD)
+    elif told.arguments["root"] != root:
+        reason = f"{ANOTHER}: {told.arguments['root']}. Does another marketplace publish there?"
+        logger.error("%s: %s", sending, reason)
+        Transaction.objects.filter(pk=sending.pk).update(reason=reason)
 
 
 outbox.on_end(Purpose.ROOT, _ended)

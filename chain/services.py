@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
-from chain import documents, functions, networks
+from chain import documents, functions, gas_costs, networks
 from chain.documents import NotFetched
 from chain.models import Network, Service, Serving, Source, SourceStatus
 from clients import audit, house, terms
@@ -37,6 +37,9 @@ _PAUSES = (timedelta(seconds=10), timedelta(minutes=1), timedelta(minutes=10), t
 _ASKING = timedelta(minutes=1)
 # How soon a source that waits for an operator is looked at again, for whether it still has to.
 _AGAIN = timedelta(minutes=1)
+_LOOKED_AT = 100
+# How many sources of a network are served without an operator's word, and how many more each hour.
+MOST_OPEN, MOST_OPEN_AN_HOUR = 200, 20
 _URLS = ("cpu", "nvidia", "amd")
 _MOST_TEXT = 10_000
 # A usual request, for hints at prices.
@@ -90,7 +93,8 @@ def read(source_id: int, *, now: datetime) -> None:
             fetched_url=source.metadata_url, fetch_tries=0, metadata=said or None,
             name=_text(said, "name")[:200], description=_text(said, "description")[:_MOST_TEXT],
         ):  # fmt: skip
-            _decide(service, said, now)
+            model = model_named_by(said, catalogue.load()) if settings.CHAIN_SERVE_OPEN else ""
+            _decide(service, model, now)
 
 
 def reconsider(network: Network, *, now: datetime) -> None:
@@ -100,11 +104,24 @@ def reconsider(network: Network, *, now: datetime) -> None:
     waiting = Service.objects.filter(
         network=network, status=Serving.ASKED, decided_by=None, next_try_at__lte=now
     )
-    for service in waiting.order_by("next_try_at")[:100]:
-        Service.objects.filter(pk=service.pk, status=Serving.ASKED).update(next_try_at=now + _AGAIN)
-        source = Source.objects.filter(network=network, address=service.source_address).first()
-        if source is not None and isinstance(source.metadata, dict):
-            _decide(service, source.metadata, now)
+    rows = waiting.select_related("network").order_by("next_try_at")[:_LOOKED_AT]
+    found = {row.source_address: row for row in rows}
+    if not found:
+        return
+    mine = Service.objects.filter(pk__in=[row.pk for row in found.values()], status=Serving.ASKED)
+    mine.update(next_try_at=now + _AGAIN)
+    said = Source.objects.filter(network=network, address__in=list(found)).values_list("address", "metadata")
+    known = catalogue.load()
+    named = {
+        address: model
+        for address, metadata in said
+        if isinstance(metadata, dict) and (model := model_named_by(metadata, known))
+    }
+    if named and (why := _no_room(network, now)):
+        _wait([found[address].pk for address in named], why)
+        return
+    for address, model in named.items():
+        _decide(found[address], model, now)
 
 
 def _metadata(source: Source) -> dict[str, Any]:
@@ -122,26 +139,60 @@ def _text(said: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _decide(service: Service, said: Mapping[str, Any], now: datetime) -> None:
+@transaction.atomic
+def _decide(service: Service, model: str, now: datetime) -> None:
     """Serve what may be served without an operator's word. What an operator has decided stays so."""
-    model = model_named_by(said) if settings.CHAIN_SERVE_OPEN else ""
-    if model:
-        undecided = Service.objects.filter(pk=service.pk, decided_by=None).exclude(status=Serving.REFUSED)
-        undecided.exclude(status=Serving.SERVED, model=model).update(
-            status=Serving.SERVED,
-            model=model,
-            reason="Its metadata name this model.",
-            decided_at=now,
-            next_try_at=now,
+    undecided = Service.objects.filter(pk=service.pk, decided_by=None).exclude(status=Serving.REFUSED)
+    row = undecided.select_for_update().first() if model else None
+    if row is None or (row.status, row.model) == (Serving.SERVED, model):
+        return
+    said = {"model": model, "reason": "Its metadata name this model.", "next_try_at": now}
+    if row.status == Serving.SERVED:
+        # It names another one now. When it was begun stays, or one source could use up the hour's.
+        undecided.update(**said)
+        return
+    with connection.cursor() as cursor:
+        # Several are read at once, and are counted one after the other.
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('services:' || %s, 0))", [str(service.network_id)]
         )
+    if why := _no_room(service.network, now):
+        _wait([service.pk], why)
+    else:
+        undecided.update(status=Serving.SERVED, decided_at=now, **said)
 
 
-def model_named_by(metadata: Mapping[str, Any]) -> str:
+def _no_room(network: Network, now: datetime) -> str:
+    """Why no further source is served without an operator's word at present; empty where it is.
+
+    Each costs us a registration and its stake, and anybody may publish as many as they like.
+    """
+    open_ones = Service.objects.filter(network=network, status=Serving.SERVED, decided_by=None)
+    active = Source.objects.filter(
+        network=network, address=OuterRef("source_address"), status=SourceStatus.ACTIVE
+    )
+    if open_ones.filter(Exists(active)).count() >= MOST_OPEN:
+        return (
+            f"{MOST_OPEN} sources are served already without an operator's word: an operator has to decide."
+        )
+    if open_ones.filter(decided_at__gt=now - timedelta(hours=1)).count() >= MOST_OPEN_AN_HOUR:
+        return (
+            f"{MOST_OPEN_AN_HOUR} sources were served without an operator's word within the last hour: "
+            "it waits for its turn, or for an operator."
+        )
+    return ""
+
+
+def _wait(service_ids: list[int], why: str) -> None:
+    waiting = Service.objects.filter(pk__in=service_ids, status=Serving.ASKED, decided_by=None)
+    waiting.exclude(reason=why).update(reason=why)
+
+
+def model_named_by(metadata: Mapping[str, Any], known: Catalogue) -> str:
     """The model of this marketplace that a source's metadata name, if everybody may use it; else empty."""
     prefix = f"{settings.PUBLIC_URL}/chain/services/"
     urls = [_text(metadata, name).strip() for name in _URLS]
     named = [unquote(url.removeprefix(prefix)).strip("/") for url in urls if url.startswith(prefix)]
-    known = catalogue.load()
     return next((name for name in [*named, _text(metadata, "name")] if _everybodys(known, name)), "")
 
 
@@ -189,7 +240,13 @@ def refuse(service: Service, *, by: Client, reason: str, now: datetime) -> Servi
 
 
 def _check(model: str, defined: Mapping[str, Any]) -> None:
-    functions.of(defined)
+    own = functions.of(defined)
+    prompted = next((name for name in defined if own[name].prompt), "")
+    if prompted and not model:
+        raise CannotServe(
+            f"{prompted} has a prompt of the operator's, so that no task can name a model for it: name one here.",
+            param="model",
+        )
     if model and _everybodys(catalogue.load(), model) is None:
         raise CannotServe(
             f"There is no model {model[:100]!r} here that everybody may use.", param="model", fields={"model": [
@@ -268,6 +325,7 @@ def _prices(entry: Entry, fee_bps: int) -> dict[str, Any] | None:
         return None
     ends = {"lowest": entry.pricing.lowest, "highest": entry.pricing.highest}
     dearest = Rates(*(int(entry.pricing.highest[part]) for part in PARTS))
+    ours = gas_costs.for_usual_task()
     usual = pricing.cost(dearest, prompt_tokens=_PROMPT_TOKENS, completion_tokens=functions.USUAL_TOKENS)
     return {
         "currency": settings.CURRENCY,
@@ -275,6 +333,8 @@ def _prices(entry: Entry, fee_bps: int) -> dict[str, Any] | None:
             end: {part: money.render(int(amount)) for part, amount in found.items()}
             for end, found in ends.items()
         },
-        "usual_payment": money.render(payment_for(usual, fee_bps)),
+        # What our own transactions cost at present is part of it.
+        "usual_payment": money.render(payment_for(usual + ours, fee_bps)),
+        "usual_gas": money.render(ours),
         "usual_request": {"prompt_tokens": _PROMPT_TOKENS, "completion_tokens": functions.USUAL_TOKENS},
     }

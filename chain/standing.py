@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chain import wire
 from chain.ethereum import Ethereum, Fault, Head, NodeAway
 
 GWEI = 10**9
 # Nodes answer so many questions at once; hardly ever there are more.
 AT_ONCE = 50
+_MOST_AMOUNT = 2**256 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +64,21 @@ def ask(node: Ethereum, address: str, hashes: Sequence[str], *, final_block: int
         raise NodeAway(f"The chain's node does not answer sensibly: {fault.message}")
     try:
         return _standing(said, hashes)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise NodeAway("The chain's node does not answer sensibly.") from None
 
 
 def _standing(said: list[Any], hashes: Sequence[str]) -> Standing:
     found = {each: _receipt(answer) for each, answer in zip(hashes, said[7:], strict=True)}
     return Standing(
-        chain_id=int(said[0], 16),
+        chain_id=wire.number(said[0]),
         head=_head(said[1]),
-        balance=int(said[2], 16),
-        nonce=int(said[3], 16),
-        pending_nonce=int(said[4], 16),
-        final_nonce=None if isinstance(said[5], Fault) else int(said[5], 16),
+        balance=wire.number(said[2], most=_MOST_AMOUNT),
+        nonce=wire.number(said[3]),
+        pending_nonce=wire.number(said[4]),
+        final_nonce=None if isinstance(said[5], Fault) else wire.number(said[5]),
         # Where a node does not know what is usual, so much is.
-        priority_fee=GWEI if isinstance(said[6], Fault) else int(said[6], 16),
+        priority_fee=GWEI if isinstance(said[6], Fault) else wire.number(said[6], most=_MOST_AMOUNT),
         receipts={each: receipt for each, receipt in found.items() if receipt is not None},
     )
 
@@ -86,19 +88,20 @@ def _receipt(said: Any) -> Receipt | None:
     if not said or said.get("blockNumber") is None:
         return None
     return Receipt(
-        block_number=int(said["blockNumber"], 16),
-        block_hash=str(said["blockHash"]).lower(),
-        has_succeeded=int(said.get("status") or "0x0", 16) == 1,
-        gas_used=int(said["gasUsed"], 16),
-        gas_price=int(said.get("effectiveGasPrice") or "0x0", 16),
+        block_number=wire.number(said["blockNumber"]),
+        block_hash=wire.digest(said["blockHash"]),
+        # Without one it is not known, and what is taken for refused frees its money.
+        has_succeeded=wire.number(said["status"]) == 1,
+        gas_used=wire.number(said["gasUsed"]),
+        gas_price=wire.number(said.get("effectiveGasPrice") or "0x0", most=_MOST_AMOUNT),
     )
 
 
 def _head(said: Any) -> Head:
     return Head(
-        number=int(said["number"], 16),
-        hash=str(said["hash"]).lower(),
-        parent_hash=str(said["parentHash"]).lower(),
-        timestamp=int(said["timestamp"], 16),
-        base_fee=int(said.get("baseFeePerGas") or "0x0", 16),
+        number=wire.number(said["number"]),
+        hash=wire.digest(said["hash"]),
+        parent_hash=wire.digest(said["parentHash"]),
+        timestamp=wire.number(said["timestamp"]),
+        base_fee=wire.number(said.get("baseFeePerGas") or "0x0", most=_MOST_AMOUNT),
     )

@@ -3,15 +3,32 @@
 The rows are the queue; a message only says that there may be something. Each task does one network after the other.
 """
 
+import logging
+from datetime import datetime
 from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_shutting_down
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from chain import broadcast, deposits, indexer, networks, outcomes, pins, reconciliation, roots, withdrawals
+from chain import (
+    broadcast,
+    deposits,
+    indexer,
+    networks,
+    outcomes,
+    pins,
+    reconciliation,
+    repeats,
+    roots,
+    withdrawals,
+)
 from chain.fulfilment import rounds
 from chain.fulfilment.crew import Crew
+from chain.models import Network
+
+logger = logging.getLogger(__name__)
 
 _crew = Crew()
 
@@ -25,11 +42,22 @@ def follow_networks() -> int:
 @shared_task
 def send_transactions() -> int:
     """Credit what came in, and send what is to go out; how many rows have changed or are under way."""
-    now, done = timezone.now(), 0
-    for network in networks.followed():
-        done += deposits.sweep(network, now=now) + withdrawals.sweep(network, now=now)
+    now = timezone.now()
+    return sum(_sent(network, now) for network in networks.followed())
+
+
+def _sent(network: Network, now: datetime) -> int:
+    try:
+        done = deposits.sweep(network, now=now) + withdrawals.sweep(network, now=now)
         done += broadcast.advance(network, now=now)
         broadcast.watch_balances(network, now=now)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        # Whatever is odd about one chain, the others are not to wait for it.
+        if repeats.is_news(("sent", network.pk), error):
+            logger.exception("What is to be sent to %s could not be looked after", network)
+        return 0
     return done
 
 

@@ -120,6 +120,9 @@ _WITHDRAWALS = f"""
         WHERE coalesce(block_number, 0) <= %(block)s
     )
     SELECT CASE
+        WHEN status IS NULL AND stray IS NULL AND EXISTS (
+            SELECT 1 FROM clients_auditentry a WHERE a.action = 'acknowledge_payment' AND a.subject = told_reference
+        ) THEN 'acknowledged'
         WHEN status IS NULL THEN 'wrong'
         WHEN told_amount IS NOT NULL AND (amount, address) IS DISTINCT FROM (told_amount, receiver) THEN 'wrong'
         WHEN ledger = chain AND status = 'confirmed' AND payer = client_id THEN 'right'
@@ -155,6 +158,7 @@ _OF_DEPOSITS = (
 _OF_WITHDRAWALS = (
     ("not settled", "paid withdrawals that are about to be settled"),
     ("given back", "withdrawals that an operator has given back in the ledger"),
+    ("acknowledged", "payments of nobody's that an operator has acknowledged"),
 )
 
 

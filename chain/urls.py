@@ -9,7 +9,7 @@ from chain.api.pins import CreateFile, Ipfs
 from chain.api.responses import ResponsesViewSet
 from chain.api.sources import SourcesViewSet
 from chain.api.tasks import TasksViewSet
-from chain.api.withdrawals import WithdrawalsViewSet
+from chain.api.withdrawals import LimitsView, WithdrawalsViewSet
 from marketplace.paths import with_either_end
 
 urlpatterns = with_either_end(
@@ -32,6 +32,7 @@ urlpatterns = with_either_end(
         path("chain/deposits/", DepositsViewSet.as_view({"get": "list"})),
         path("chain/deposits/address/", DepositAddressView.as_view()),
         path("chain/deposits/<id:pk>/", DepositsViewSet.as_view({"get": "retrieve"})),
+        path("chain/withdrawals/limits/", LimitsView.as_view()),
         path("chain/withdrawals/", WithdrawalsViewSet.as_view({"get": "list", "post": "create"})),
         path(
             "chain/withdrawals/<id:pk>/", WithdrawalsViewSet.as_view({"get": "retrieve", "delete": "destroy"})

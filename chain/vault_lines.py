@@ -194,7 +194,10 @@ def _account(address: str, state: Mapping[str, int], events: list[int]) -> list[
     )
     return [
         Line(
-            f"Vault, {what}", f"Of {address}: by the Vault's events, and as it is.", ledger=told, chain=there
+            f"Vault, {what}",
+            f"What {address} has in the Vault, {what}: by its events, and as it is.",
+            ledger=told,
+            chain=there,
         )
         for what, told, there in parts
     ]

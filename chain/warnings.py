@@ -10,11 +10,12 @@ from django.conf import settings
 from django.db.models import Count, Sum
 from django.utils import timezone
 
-from chain import keys, networks
+from chain import acknowledgements, keys, networks, roots
 from chain.models import (
     Deposit,
     DepositStatus,
     Network,
+    PublishedRoot,
     Reconciliation,
     Sender,
     Transaction,
@@ -48,6 +49,7 @@ def current() -> list[Warning]:
         found += _comparing(network)
         found += _sending(network, now)
         found += _crossing(network)
+        found += _others(network)
     return found
 
 
@@ -147,6 +149,29 @@ def _crossing(network: Network) -> Iterator[Warning]:
         )
     if terms.current().payouts_frozen and withdrawals.filter(status=WithdrawalStatus.APPROVED).exists():
         yield Warning("frozen", f"Withdrawals to {network} are frozen.", "Unfreeze payouts in the terms.")
+
+
+def _others(network: Network) -> Iterator[Warning]:
+    """What somebody else has done with contracts of ours, or a database that was there before this one."""
+    count = acknowledgements.unknown_payments(network).count()
+    if count:
+        yield Warning(
+            "unknown_payment",
+            f"The Treasury on {network} has made {count} payments that these books do not know; nothing more is "
+            "withdrawn to it.",
+            "Was the database restored? Acknowledge them on the reconciliation page.",
+        )
+    refused = PublishedRoot.objects.filter(
+        network=network,
+        transaction__status__in=(TransactionStatus.REFUSED, TransactionStatus.REVERTED),
+        transaction__reason__startswith=roots.ANOTHER,
+    ).count()
+    if refused:
+        yield Warning(
+            "another_root",
+            f"{refused} batches of receipts have a root on {network} that is not ours.",
+            "Is RECEIPTS in the network's manifest this marketplace's own contract?",
+        )
 
 
 _ODD_DEPOSITS = (

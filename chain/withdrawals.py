@@ -7,15 +7,26 @@ orders them, `uuid.bytes`). Money is freed only where nothing that was signed ca
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 from eth_utils import keccak, to_checksum_address
 
-from chain import keys, outbox
+from chain import acknowledgements, keys, outbox
 from chain.ethereum import encoded
-from chain.models import Log, Network, Purpose, Transaction, TransactionStatus, Withdrawal, WithdrawalStatus
+from chain.models import (
+    ENDED_ORDERS,
+    Log,
+    Network,
+    Purpose,
+    TaskOrder,
+    Transaction,
+    TransactionStatus,
+    Withdrawal,
+    WithdrawalStatus,
+)
 from clients import audit, ledger, terms
 from clients.models import Account, AccountKind, Client, Transfer, TransferKind, Wallet
 from clients.payouts import PayoutsFrozen, ReasonMissing
@@ -41,6 +52,7 @@ _PASSES = {
     "TooLittleGas": "The limit of gas was too low.",
 }
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 30, 1800
+_UNTOLD = "The Treasury has told of no such payment; an operator has to look."
 
 
 class NoTreasury(Unavailable):
@@ -110,17 +122,57 @@ def withdrawable(client: Client, kind: AccountKind = AccountKind.SPENDABLE) -> i
     """How much of an account can be withdrawn now, in base units.
 
     All that was earned; and of what can be spent no more than came in by deposits and from what the client had earned,
-    less what was withdrawn before: granted credit, and what others sent, is for spending.
+    less what was withdrawn before or paid for tasks on chains: granted credit, and what others sent, is for spending.
     """
     account = ledger.account(client.pk, kind)
     total, held = ledger.balances([account])[account.pk]
     free = max(total - held, 0)
     if kind == AccountKind.EARNED:
         return free
-    gone = (
-        of(client).filter(account_kind=kind, status__in=COUNTED).aggregate(total=Sum("amount"))["total"] or 0
+    return max(min(free, _brought_in(client, account) - _gone(client, kind)), 0)
+
+
+def _gone(client: Client, kind: AccountKind) -> int:
+    """What has left an account for chains, or may leave it: withdrawals, and payments of tasks."""
+    withdrawn = of(client).filter(account_kind=kind, status__in=COUNTED).aggregate(total=Sum("amount"))
+    return int(withdrawn["total"] or 0) + _of_orders(TaskOrder.objects.filter(owner=client))
+
+
+def _of_orders(orders: QuerySet[TaskOrder]) -> int:
+    """What orders of tasks have paid, or may pay."""
+    paid = orders.aggregate(paid=Sum("paid"), open=Sum("payment", filter=~Q(status__in=ENDED_ORDERS)))
+    return sum(int(amount or 0) for amount in paid.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client can withdraw, in base units; None: no such limit.
+
+    `spendable` and `earned` can leave these accounts now, of all accounts together `daily` less `used_today` on this
+    day (UTC). `minimum` is the least; beyond `approval_above` an operator decides.
+    """
+
+    spendable: int
+    earned: int
+    minimum: int
+    daily: int | None
+    used_today: int
+    approval_above: int | None
+    is_frozen: bool
+
+
+def limits_of(client: Client, *, now: datetime) -> Limits:
+    """What `request` would allow a client now."""
+    said = terms.current()
+    return Limits(
+        spendable=withdrawable(client),
+        earned=withdrawable(client, AccountKind.EARNED),
+        minimum=said.withdrawal_minimum or 0,
+        daily=said.withdrawal_daily,
+        used_today=_used_today(client, now),
+        approval_above=said.withdrawal_approval_above,
+        is_frozen=said.payouts_frozen,
     )
-    return max(min(free, _brought_in(client, account) - int(gone)), 0)
 
 
 @transaction.atomic
@@ -224,7 +276,7 @@ def _check_limits(client: Client, amount: int, kind: AccountKind, now: datetime)
         least = money.named(limits.withdrawal_minimum or 1)
         raise BelowMinimum(f"A withdrawal is of {least} or more.", param="amount")
     if limits.withdrawal_daily is not None:
-        _check_day(client, amount, limits.withdrawal_daily, now)
+        check_day(client, amount, limits.withdrawal_daily, now)
     available = withdrawable(client, kind)
     if kind == AccountKind.SPENDABLE and amount > available:
         raise NotWithdrawable(
@@ -234,15 +286,22 @@ def _check_limits(client: Client, amount: int, kind: AccountKind, now: datetime)
         )
 
 
-def _check_day(client: Client, amount: int, allowed: int, now: datetime) -> None:
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    counted = of(client).filter(requested_at__gte=today, status__in=COUNTED)
-    used = int(counted.aggregate(total=Sum("amount"))["total"] or 0)
+def check_day(client: Client, amount: int, allowed: int, now: datetime) -> None:
+    """Whether a client may have so much leave for chains today, besides what has left. Raises OverDailyLimit."""
+    used = _used_today(client, now)
     if used + amount > allowed:
         raise OverDailyLimit(
-            f"{money.named(allowed)} can be withdrawn on a day (UTC), of which {money.render(used)} are used.",
+            f"{money.named(allowed)} can be withdrawn, or pay for tasks on chains, on a day (UTC), of which "
+            f"{money.render(used)} are used.",
             details={"allowed": money.render(allowed), "used": money.render(used)},
         )
+
+
+def _used_today(client: Client, now: datetime) -> int:
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    counted = of(client).filter(requested_at__gte=today, status__in=COUNTED)
+    withdrawn = int(counted.aggregate(total=Sum("amount"))["total"] or 0)
+    return withdrawn + _of_orders(TaskOrder.objects.filter(owner=client, created_at__gte=today))
 
 
 def _brought_in(client: Client, account: Account) -> int:
@@ -314,6 +373,11 @@ def _hand_over(number: int) -> int:
     )
     if row is None:
         return 0
+    if not row.network.address("TREASURY"):
+        Withdrawal.objects.filter(pk=number).exclude(reason=NoTreasury.message).update(
+            reason=NoTreasury.message
+        )
+        return 0
     try:
         row.transaction = outbox.queue(
             network=row.network,
@@ -334,10 +398,18 @@ def _hand_over(number: int) -> int:
 
 def _why_not(sending: Transaction) -> str:
     """Why a withdrawal's transaction must not be signed now."""
-    row = Withdrawal.objects.filter(transaction=sending).first()
+    row = Withdrawal.objects.filter(transaction=sending).select_related("client").first()
     if row is None or row.status != Status.SENDING:
         return "The withdrawal has ended." if row else "There is no such withdrawal."
-    return "Withdrawals are frozen at the moment." if terms.current().payouts_frozen else ""
+    if not row.client.is_active:
+        return "The account is closed or blocked; an operator refuses the withdrawal, or opens the account again."
+    if not Wallet.objects.filter(client=row.client_id, address=row.address.lower()).exists():
+        return (
+            "The wallet is not linked to the account any more: link it again, or have the withdrawal refused."
+        )
+    if terms.current().payouts_frozen:
+        return "Withdrawals are frozen at the moment."
+    return acknowledgements.why_not_pay(Network.objects.get(pk=sending.network_id))
 
 
 def _ended(sending: Transaction) -> None:
@@ -351,7 +423,8 @@ def _ended(sending: Transaction) -> None:
         _settle_by_event(row, now)
     elif sending.status == TransactionStatus.CANCELLED:
         _end(row, Status.FAILED, now=now, reason=f"It was taken out of the queue: {sending.reason}")
-    elif sending.reason == "AlreadyPaid":
+    elif payment(row) is not None or "AlreadyPaid" in sending.reason:
+        # Whatever the node says of this transaction: what was paid once must not be free again.
         if not _settle_by_event(row, now):
             _try_again(row, sending, now, "The Treasury has paid it before; the event of that is awaited.")
     elif sending.reason in _PASSES:
@@ -377,9 +450,10 @@ def _settle_by_event(row: Withdrawal, now: datetime) -> bool:
     """Settle a locked withdrawal if the Treasury says, finally, that it has paid it."""
     paid = payment(row)
     if paid is None or (int(paid.arguments["amount"]), paid.arguments["to"]) != (row.amount, row.address):
-        row.reason = "The Treasury has told of no such payment; an operator has to look."
-        logger.error("%s was sent, and the Treasury has told of no such payment", row)
-        row.save(update_fields=["reason"])
+        if row.reason != _UNTOLD:
+            row.reason = _UNTOLD
+            logger.error("%s was sent, and the Treasury has told of no such payment", row)
+            row.save(update_fields=["reason"])
         return False
     row.status, row.reason, row.ended_at = Status.CONFIRMED, "", now
     row.is_claimable = not paid.arguments["sent"]

@@ -66,6 +66,7 @@ class Line:
     lease_income: int = 0  # after the fee
     leased_ms: int = 0
     training_income: int = 0  # after the fee, less what was given back
+    task_income: int = 0  # likewise
     # Of registered nodes only: what was used of how many slots, of GPUs, and what that brought in.
     slot_ms: int = 0
     used_slot_ms: int = 0
@@ -74,7 +75,8 @@ class Line:
 
     @property
     def net(self) -> int:
-        return self.charged - self.fee - self.refunded + self.lease_income + self.training_income
+        requests = self.charged - self.fee - self.refunded
+        return requests + self.lease_income + self.training_income + self.task_income
 
     @property
     def utilisation(self) -> float | None:
@@ -143,7 +145,10 @@ class Report:
 
 
 class Income(NamedTuple):
-    """What a node has brought in otherwise: after the fee, in base units, and below zero where it was given back."""
+    """What a node has brought in otherwise: after the fee, in base units, and below zero where it was given back.
+
+    `of_task`: by a task that was published on a chain; else by a training.
+    """
 
     provider_id: int
     node_id: int
@@ -151,6 +156,7 @@ class Income(NamedTuple):
     model: str
     at: datetime
     amount: int
+    of_task: bool = False
 
     def key(self, group: str) -> int | str | date:
         """Which line of a report by this group it belongs to."""
@@ -213,7 +219,10 @@ def _pieces(made: Report, node_id: int, owner_id: int, until: datetime) -> Itera
 def _count_others(made: Report) -> None:
     for income in chain.from_iterable(of(made.scope) for of in _others):
         for line in (made.total, made.line(income.key(made.group), income.node_name)):
-            line.training_income += income.amount
+            if income.of_task:
+                line.task_income += income.amount
+            else:
+                line.training_income += income.amount
 
 
 def _count(line: Line, row: _Row, node: Capacity | None) -> None:

@@ -9,11 +9,12 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from chain import interventions, pins
+from chain import interventions, outcomes, pins
 from chain.admin.columns import (
     OnChain,
     Term,
@@ -40,6 +41,7 @@ STATUS_COLOURS = {
     OrderStatus.EXPIRED.label: "danger",
     OrderStatus.FAILED.label: "danger",
 }
+MAY_CHANGE = "chain.change_taskorder"
 MAY_DELETE_PINS = "chain.delete_pin"
 _SENT = ("deposit", "publication", "confirmation", "cancellation")
 
@@ -69,12 +71,22 @@ class TaskOrderAdmin(OnChain):
         ("In the ledger", {"fields": ("held", "movement")}),
     )
     readonly_fields = ("source", "task", "shown_status", "sent", "held", "movement")
+    actions_detail = ("release",)
 
     @staticmethod
     def finds(term: Term) -> Q:
         return (
             term.number_in("pk") | term.address_in("task_address", "source_address") | term.person_in("owner")
         )
+
+    def has_change_order_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm(MAY_CHANGE)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        """Nothing but where it is possible; the verb checks it once more."""
+        order = TaskOrder.objects.filter(pk=object_id).select_related("network", "publication").first()
+        is_lost = order is not None and outcomes.may_be_released(order)
+        return super().get_actions_detail(request, object_id) if is_lost else []
 
     @display(description="status", ordering="status", label=STATUS_COLOURS)
     def shown_status(self, order: TaskOrder) -> str:
@@ -108,6 +120,23 @@ class TaskOrderAdmin(OnChain):
     @rows.once
     def movement(self, order: TaskOrder) -> str:
         return link_to_movement(order.reference)
+
+    @action(
+        description="Release", permissions=["change_order"], url_path="release", icon="lock_open",
+        variant=ActionVariant.DANGER,
+    )  # fmt: skip
+    def release(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def one(order: TaskOrder, reason: str) -> str:
+            after = interventions.release(order, by=rows.operator(request), reason=reason, now=timezone.now())
+            return f"{after}: {rows.shown(after.payment)} is {after.owner}'s to use again."
+
+        asked = reasons.do_to_each(
+            self, request, self.get_queryset(request).filter(pk=object_id), one, title="Release",
+            seen_by="Its owner reads it.",
+            note="Its publication has ended, and no task of it is known. It ends as failed, and nothing is charged. "
+            "Look at the transaction first: should there be a task after all, the marketplace pays for it.",
+        )  # fmt: skip
+        return asked or redirect("admin:chain_taskorder_change", object_id)
 
 
 @admin.register(SourceOrder)
@@ -183,7 +212,7 @@ class PinAdmin(OnChain):
     @action(description="Delete, with a reason", permissions=["drop"])
     def drop(self, request: HttpRequest, queryset: QuerySet[Pin]) -> HttpResponse | None:
         def verb(pin: Pin, reason: str) -> str:
-            interventions.drop(pin, by=rows.operator(request), reason=reason)
+            interventions.drop(pin, by=rows.operator(request), reason=reason, now=timezone.now())
             return f"{pin} is deleted."
 
         return reasons.do_to_each(

@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -13,14 +14,15 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 from unfold.decorators import action, display
 
-from chain import networks, reconciliation
+from chain import acknowledgements, networks, reconciliation
 from chain.admin.columns import OnChain
-from chain.models import Network, Reconciliation
+from chain.models import Log, Network, Reconciliation
 from clients.admin import reasons, rows
 from clients.admin.rows import amount, moment
 from clients.models import Client
 
 MAY_RUN = "chain.add_reconciliation"
+MAY_ACKNOWLEDGE = "chain.change_reconciliation"
 AMOUNTS = {
     "ledger": "In the ledger",
     "chain": "On the chain",
@@ -41,7 +43,8 @@ class ReconciliationAdmin(OnChain):
     list_per_page = 25
     fields = ("at", "network", "block_number", "balanced", amount("unexplained"), "by", "compared")
     readonly_fields = ("balanced", "compared")
-    actions_list = ("run_now",)
+    actions_list = ("run_now", "acknowledge_payments")
+    actions_detail = ("acknowledge_difference",)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         shown = {"latest": [_shown(each) for each in _latest()]}
@@ -49,6 +52,14 @@ class ReconciliationAdmin(OnChain):
 
     def has_run_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm(MAY_RUN)
+
+    def has_acknowledge_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm(MAY_ACKNOWLEDGE)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        row = Reconciliation.objects.filter(pk=object_id).first()
+        is_off = row is not None and bool(acknowledgements.unexplained(row))
+        return super().get_actions_detail(request, object_id) if is_off else []
 
     @display(description="result", label={"adds up": "success", "does not add up": "danger"})
     def balanced(self, row: Reconciliation) -> str:
@@ -66,6 +77,64 @@ class ReconciliationAdmin(OnChain):
             return reasons.fill(request, self, forms.Form(), title="Run now", note=note, objects=followed)
         rows.do_to_each(self, request, followed, lambda network: _run(network, rows.operator(request)))
         return redirect("admin:chain_reconciliation_changelist")
+
+    @action(
+        description="Acknowledge payments",
+        permissions=["acknowledge"],
+        url_path="acknowledge-payments",
+        icon="fact_check",
+    )
+    def acknowledge_payments(self, request: HttpRequest) -> HttpResponse:
+        def one(payment: Log, reason: str) -> str:
+            reference = payment.arguments["reference"]
+            acknowledgements.acknowledge_payment(
+                payment.network, reference, by=rows.operator(request), reason=reason
+            )
+            return f"The payment with {acknowledgements.described(payment)} is acknowledged."
+
+        found = reasons.do_to_each(
+            self, request, _unknown(request), one, title="Acknowledge", seen_by="It is kept in the audit.",
+            describe=lambda payment: f"{payment.network}: {acknowledgements.described(payment)}",
+            note="Payments of the Treasury that no withdrawal here has asked for. Until all are acknowledged, "
+            "nothing is withdrawn. Put the ledger right first: whoever was paid may have the money here as well.",
+        )  # fmt: skip
+        return found or redirect("admin:chain_reconciliation_changelist")
+
+    @action(
+        description="Acknowledge the difference",
+        permissions=["acknowledge"],
+        url_path="acknowledge",
+        icon="fact_check",
+    )
+    def acknowledge_difference(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        def one(row: Reconciliation, reason: str) -> str:
+            acknowledgements.acknowledge_difference(row, by=rows.operator(request), reason=reason)
+            return (
+                f"{row}: what nothing explains is acknowledged. The next comparison counts it as explained."
+            )
+
+        found = reasons.do_to_each(
+            self, request, self.get_queryset(request).filter(pk=object_id), one, title="Acknowledge",
+            seen_by="It is kept in the audit, and stands beside the amount in later comparisons.",
+            describe=_difference,
+            note="Later comparisons count this as explained, so that a new difference stands out. Nothing moves.",
+        )  # fmt: skip
+        return found or redirect("admin:chain_reconciliation_changelist")
+
+
+def _unknown(request: HttpRequest) -> QuerySet[Log]:
+    """Payments that the books do not know; of these the ones that an operator was shown."""
+    unknown = [row.pk for each in Network.objects.all() for row in acknowledgements.unknown_payments(each)]
+    found = Log.objects.filter(pk__in=unknown).select_related("network")
+    if request.method != "POST":
+        return found
+    shown = [each for each in request.POST.getlist(ACTION_CHECKBOX_NAME) if each.isdecimal()]
+    return found.filter(pk__in=shown)
+
+
+def _difference(row: Reconciliation) -> str:
+    lines = acknowledgements.unexplained(row).items()
+    return f"{row}: " + "; ".join(f"{name}: {rows.shown(amount)}" for name, amount in lines)
 
 
 def _run(network: Network, by: Client) -> str:

@@ -42,7 +42,8 @@ class ServeForm(reasons.ReasonForm):
         max_length=255,
         required=False,
         widget=UnfoldAdminTextInputWidget,
-        help_text="Public id of the model that answers, as in /v1/models. Empty: the one that a task names.",
+        help_text="Public id of the model that answers, as in /v1/models. Empty: the one that a task names, "
+        "which a task of a function with a prompt cannot.",
     )
     functions = forms.JSONField(
         required=False,

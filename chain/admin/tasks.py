@@ -21,6 +21,8 @@ from chain.models import (
     Fulfilment,
     Response,
     ResponseStatus,
+    Service,
+    Serving,
     Source,
     Task,
     TaskOrder,
@@ -132,8 +134,14 @@ class TaskAdmin(OnChain):
             (each.network_id, each.task_address, each.published_transaction): each
             for each in Fulfilment.objects.filter(network__in=networks, task_address__in=addresses)
         }
+        sources = {task.source.address for task in found}
+        services = {
+            (each.network_id, each.source_address): each
+            for each in Service.objects.filter(network__in=networks, source_address__in=sources)
+        }
         for task in found:
             task.fulfilment = ours.get((task.network_id, task.address, task.transaction_hash))  # type: ignore[attr-defined]
+            task.service = services.get((task.network_id, task.source.address))  # type: ignore[attr-defined]
 
     @display(description="source", ordering="source")
     def shown_source(self, task: Task) -> str:
@@ -151,7 +159,7 @@ class TaskAdmin(OnChain):
     @display(description="why")
     def our_reason(self, task: Task) -> str:
         found = _fulfilment(task)
-        return wide(found.reason) if found else "-"
+        return wide((found.reason or "-") if found else _why_not(task))
 
     @display(description="fulfilment")
     def our_work(self, task: Task) -> str:
@@ -243,3 +251,28 @@ class ResponseAdmin(_ResponseColumns, OnChain):
     @display(description="finally confirmed", boolean=True)
     def final(self, response: Response) -> bool:
         return response.is_finally_confirmed
+
+
+def _service(task: Task) -> Service | None:
+    if not hasattr(task, "service"):
+        task.service = Service.objects.filter(  # type: ignore[attr-defined]
+            network=task.network_id, source_address=task.source.address
+        ).first()
+    found: Service | None = task.service  # type: ignore[attr-defined]
+    return found
+
+
+def _why_not(task: Task) -> str:
+    """Why there is no work of ours on a task."""
+    service = _service(task)
+    if service is None or service.status == Serving.ASKED:
+        return "We do not serve its source: nobody has decided about it."
+    if service.status == Serving.REFUSED:
+        return f"We do not serve its source: {service.reason}"
+    if task.status in ENDED:
+        return "It had ended before we could take it on."
+    if service.registered_at is None:
+        return f"Our provider is not registered with its source (yet). {service.obstacle}"
+    if task.block_number > task.network.final_block:
+        return "Its block is not final yet."
+    return "It has not been looked at yet."

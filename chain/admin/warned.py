@@ -18,6 +18,8 @@ MAY_SEE = "chain.view_network"
 # Where more is said about it, or something can be done; the networks' page for all others.
 _PAGES = {
     "unbalanced": ("reconciliation", "Reconciliation"),
+    "unknown_payment": ("reconciliation", "Reconciliation"),
+    "another_root": ("publishedroot", "Roots"),
     "waiting": ("transaction", "Outbox"),
     "orphaned": ("deposit", "Deposits"),
     "unclaimed": ("deposit", "Deposits"),

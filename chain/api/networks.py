@@ -100,7 +100,7 @@ def _shown(network: Network) -> dict[str, Any]:
     said = {
         "name": network.name,
         "chain_id": network.chain_id,
-        "rpc_url": manifest.rpc_url if manifest.is_public else "",
+        "rpc_url": manifest.public_url,
         "contracts": network.contracts,
         "start_block": network.start_block,
         "confirmations": network.confirmations,

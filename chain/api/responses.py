@@ -114,7 +114,8 @@ class ResponsesViewSet(GenericViewSet[models.Response]):
             200: TaskSerializer,
             **errors(400, 401, 403, 404, 429),
             409: openapi.Response(
-                "It is confirmed already, or the task has ended, or something else is on its way."
+                "It is confirmed already, or the task has ended, or something else is on its way; or the response "
+                "is not final yet (`not_final`): try again in a moment."
             ),
         },
     )

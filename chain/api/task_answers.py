@@ -78,7 +78,7 @@ def shown(view: TaskView, is_staff: bool = False) -> dict[str, Any]:
         facts = _facts(task)
     else:
         assert order is not None
-        facts = _facts_of_order(order)
+        facts = _facts_of_order(order, view.delivery_method)
     said = {
         "network": view.network.name,
         "client": view.client or (order.publisher if order else ""),
@@ -105,7 +105,7 @@ def _facts(task: Task) -> dict[str, Any]:
     }
 
 
-def _facts_of_order(order: TaskOrder) -> dict[str, Any]:
+def _facts_of_order(order: TaskOrder, delivery_method: int | None) -> dict[str, Any]:
     """Of a task that is not on the chain, or not read yet."""
     return {
         "address": order.task_address or None,
@@ -114,7 +114,7 @@ def _facts_of_order(order: TaskOrder) -> dict[str, Any]:
         "payment": money.render(order.payment),
         "expiry_time": str(int(order.expires_at.timestamp())),
         "expires_at": order.expires_at,
-        "delivery_method": None,
+        "delivery_method": None if delivery_method is None else method(delivery_method),
         "status": None,
         "status_at": None,
         "published_at": None,

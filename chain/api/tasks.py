@@ -133,7 +133,9 @@ class TasksViewSet(GenericViewSet[Task]):
         operation_description="Have a task published and paid on the chain out of your account, without a wallet. "
         "The payment is held from now on. It leaves your account when a response is confirmed; if the task is "
         "cancelled, expires or cannot be published, it is free again once the chain has given it back. What a task "
-        "says can be read by everybody.",
+        "says can be read by everybody. A payment counts in the day's limit of withdrawals (`over_daily_limit`); one "
+        "that an operator would have to approve as a withdrawal is refused (403 `approval_needed`). A source that was "
+        "published or changed a moment ago takes no orders until that is final (409 `not_final`): try again then.",
         manual_parameters=[KEY_PARAMETER],
         request_body=TaskRequest,
         responses={
@@ -150,9 +152,11 @@ class TasksViewSet(GenericViewSet[Task]):
         config_url = orders.pin(function=said["function_name"], data=said["data"], now=now)
 
         def publish() -> Response:
+            source = _source(said)
+            orders.check_work(source, function=said["function_name"], data=said["data"])
             made = orders.publish(
                 caller(request),
-                source=_source(said),
+                source=source,
                 function=said["function_name"],
                 config_url=config_url,
                 payment=said["payment"],
@@ -160,7 +164,8 @@ class TasksViewSet(GenericViewSet[Task]):
                 now=now,
                 api_key_id=request.auth.api_key_id if isinstance(request.auth, Principal) else None,
             )
-            return Response(shown(TaskView(made.network, order=made, is_concerned=True)), status=201)
+            (view,) = registry.ordered_tasks([made], caller(request))
+            return Response(shown(view), status=201)
 
         return carry_out(request, publish, said=lambda: body)
 

@@ -13,6 +13,7 @@ from rest_framework import serializers
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from chain import networks, withdrawals
@@ -82,6 +83,42 @@ class WithdrawalFilter(Which):
     status = serializers.ChoiceField(WithdrawalStatus.choices, required=False)
 
 
+class LimitsSerializer(serializers.Serializer[withdrawals.Limits]):
+    """What you can withdraw now."""
+
+    spendable = AmountField(
+        help_text="Of what you can spend: what you have deposited or earned and not withdrawn, as far as it is free. "
+        "Granted credit, and what others have sent you, can only be spent."
+    )
+    earned = AmountField(help_text="Of what you have earned.")
+    minimum = AmountField(help_text="A withdrawal is of so much or more.")
+    daily = AmountField(
+        allow_null=True, help_text="So much on a day (UTC), altogether; null: as much as there is."
+    )
+    used_today = AmountField()
+    approval_above = AmountField(
+        allow_null=True, help_text="Larger withdrawals wait for an operator; null: none does."
+    )
+    is_frozen = serializers.BooleanField(help_text="Whether nothing is sent at the moment.")
+    currency = serializers.SerializerMethodField()
+
+    class Meta:
+        ref_name = "WithdrawalLimits"
+
+    def get_currency(self, limits: withdrawals.Limits) -> str:
+        return settings.CURRENCY
+
+
+class LimitsView(APIView):
+    @swagger_auto_schema(
+        operation_id="chain_withdrawals_limits",
+        operation_description="How much you can withdraw now, and what else holds for withdrawals.",
+        responses={200: LimitsSerializer, **errors(401)},
+    )
+    def get(self, request: Request) -> Response:
+        return Response(LimitsSerializer(withdrawals.limits_of(caller(request), now=timezone.now())).data)
+
+
 class WithdrawalsViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Withdrawal]):
     """Each person's own. Only a person asks for one, not an API key."""
 
@@ -136,7 +173,7 @@ class WithdrawalsViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[With
         responses={
             201: WithdrawalSerializer,
             **errors(400, 401, 403, 404, 409, 413, 415, 429, 503),
-            402: openapi.Response("The account has not so much that is free."),
+            402: openapi.Response("The account has not so much that is free and can be withdrawn."),
         },
     )
     @once

@@ -278,6 +278,9 @@ REASONS: dict[str, tuple[type[Reverted], str]] = {
     "AlreadySubmitted": (AlreadyDone, "the provider has answered the task already"),
     "NotRegistered": (NotRegistered, "the provider is not registered with the source"),
     "Paused": (Paused, "the contract is paused"),
+    "UnknownSource": (Reverted, "there is no source at this address"),
+    "UnknownTask": (Reverted, "there is no task at this address"),
+    "UnknownResponse": (Reverted, "there is no response at this address"),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from chain.client.errors import NodeRefused, NodeUnreachable
+from chain.client.errors import ConfigurationError, NodeRefused, NodeUnreachable
 from chain.client.steps import Deadline, Http, Pause, Reply, Steps, Unreachable
 
 # geth's own limit for a batch.
@@ -41,8 +41,12 @@ def ask(
 ) -> Steps[list[Answer]]:
     """The answers in the order of the requests; a refusal stands in its place as `NodeRefused`.
 
-    For reads: a broken connection is tried again. Raises `NodeUnreachable`.
+    For reads: a broken connection is tried again. Raises `NodeUnreachable`, `ConfigurationError` without a URL.
     """
+    if not url:
+        raise ConfigurationError(
+            "The network's manifest names no node: set CHAIN_RPC_URL, or call ChainConfig.set_rpc(URL)."
+        )
     found: list[Answer] = []
     while len(found) < len(requests):
         size = _taken.get(url, MOST_IN_BATCH)

@@ -70,7 +70,8 @@ def _serve(options: argparse.Namespace) -> int:
         chain = Chain(options.home / "chain.sqlite3", chain_id=options.chain_id, tail=options.tail)
         server = Server((options.host, options.port), Methods(chain))
     except (OSError, ValueError) as error:
-        print(f"The chain cannot be served: {error}")
+        place = f"{options.host}:{options.port}"
+        print(f"The chain cannot be served at {place}: {error}. --port 0 takes any port that is free.")
         return 1
     _run(chain, server, options)
     return 0

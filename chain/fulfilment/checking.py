@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from chain import documents, functions, services
+from chain import documents, functions, gas_costs, services
 from chain.documents import NotFetched
 from chain.fulfilment import asking, rows, training
 from chain.fulfilment.rows import Impossible, Later, TooLate
@@ -64,7 +64,7 @@ def check(held: Fulfilment, *, now: datetime) -> None:
     config = _config(held, task)
     rows.note(held, config=config, function=str(config.get("function_name", ""))[:100])
     wanted = wanted_by(held)
-    budget = budget_of(held)
+    budget = _left_for_work(held, task)
     if wanted.is_training:
         training.prepare(held, wanted.data, wanted.model, budget=budget, now=now)
     else:
@@ -97,6 +97,18 @@ def check_registered(held: Fulfilment) -> None:
 def budget_of(fulfilment: Fulfilment) -> int:
     """What the payment leaves for whoever does the work, in base units."""
     return fulfilment.payment - money.share(fulfilment.payment, terms.current().fee_bps)
+
+
+def _left_for_work(held: Fulfilment, task: Task) -> int:
+    """What the payment leaves after the fee and the gas of our two transactions. Raises Impossible."""
+    budget, ours = budget_of(held), gas_costs.for_task(held.network, task.delivery_method)
+    if budget < ours:
+        raise Impossible(
+            "payment_too_low",
+            f"Our attempt and our answer cost {money.named(ours)} of gas at the moment; of the payment "
+            f"{money.named(budget)} are left for that and the work.",
+        )
+    return budget - ours
 
 
 def wanted_by(fulfilment: Fulfilment) -> Wanted:

@@ -15,6 +15,7 @@ from chain.models import (
     Fulfilment,
     FulfilmentStatus,
     Network,
+    Reorganisation,
     Response,
     ResponseStatus,
     Service,
@@ -25,6 +26,8 @@ from chain.models import (
 from finetune.models import Job
 
 AT_ONCE = 500
+# How long after a task's expiry its client is waited for.
+UNCONFIRMED = timedelta(days=7)
 # Whatever a task names beyond this is "never"; dates end in the year 9999.
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 _OPEN_TASKS = (TaskStatus.NEW, TaskStatus.ATTEMPTED)
@@ -64,7 +67,9 @@ def follow(network: Network, *, now: datetime) -> None:
     _replaced(network, now)
     _lost(network, now)
     # The chain's own clock counts, if it is ahead of ours.
-    _expired(network, max(now, network.head_at or now), now)
+    clock = max(now, network.head_at or now)
+    _expired(network, clock, now)
+    _unconfirmed(network, clock, now)
     _needless(network, now)
 
 
@@ -85,10 +90,7 @@ def _lost(network: Network, now: datetime) -> None:
     """The task was cancelled, has expired on the chain, or somebody else was confirmed."""
     ended = _task(network).filter(status__in=ENDED)
     # If it was ours that was confirmed, `paying` will say so.
-    ours = Response.objects.filter(
-        network=network, task__address=OuterRef("task_address"), provider=OuterRef("answer__sender"),
-        task__transaction_hash=OuterRef("published_transaction"), status=ResponseStatus.CONFIRMED,
-    )  # fmt: skip
+    ours = _ours_confirmed(network)
     open_ones = Fulfilment.objects.filter(network=network).exclude(status__in=ENDED_FULFILMENTS)
     gone = open_ones.filter(Exists(ended), Q(answer=None) | ~Exists(ours))
     for held in gone.select_related("job")[:AT_ONCE]:
@@ -126,6 +128,18 @@ def _expired(network: Network, clock: datetime, now: datetime) -> None:
 
 
 _LONG = timedelta(minutes=10)
+# The next task that is published may be the one that gets the address of one that has vanished.
+_REPLACED_WITHIN = timedelta(days=1)
+
+
+def _unconfirmed(network: Network, clock: datetime, now: datetime) -> None:
+    """Nobody has to confirm an answer, or to end a task. What is confirmed even later is paid all the same."""
+    answered = Fulfilment.objects.filter(
+        network=network, status=FulfilmentStatus.ANSWERED, expires_at__lte=clock - UNCONFIRMED
+    )
+    for held in answered.exclude(Exists(_ours_confirmed(network))).select_related("job")[:AT_ONCE]:
+        reason = f"Its client has confirmed no answer within {UNCONFIRMED.days} days of its expiry."
+        _end(held, FulfilmentStatus.LOST, "never_confirmed", reason, now)
 
 
 @transaction.atomic
@@ -151,8 +165,21 @@ def _task(network: Network) -> QuerySet[Task]:
     )
 
 
+def _ours_confirmed(network: Network) -> QuerySet[Response]:
+    """The confirmed answer of the outer query's fulfilment, final or not."""
+    return Response.objects.filter(
+        network=network, task__address=OuterRef("task_address"), provider=OuterRef("answer__sender"),
+        task__transaction_hash=OuterRef("published_transaction"), status=ResponseStatus.CONFIRMED,
+    )  # fmt: skip
+
+
 def _replaced(network: Network, now: datetime) -> None:
-    """Its address is another task now, published by another transaction: that one is another fulfilment."""
+    """Its address is another task now, published by another transaction: that one is another fulfilment.
+
+    That comes of blocks that were replaced only; what is left then ends by its time.
+    """
+    if not Reorganisation.objects.filter(network=network, at__gt=now - _REPLACED_WITHIN).exists():
+        return
     other = Task.objects.filter(network=network, address=OuterRef("task_address")).exclude(
         transaction_hash=OuterRef("published_transaction")
     )

@@ -8,6 +8,7 @@ from datetime import datetime
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, QuerySet, Subquery
 
+from chain import repeats
 from chain.models import Fulfilment, FulfilmentStatus, Network, Response, ResponseStatus
 from clients import ledger, terms
 from clients.models import AccountKind, TransferKind
@@ -29,9 +30,10 @@ def sweep(network: Network, *, now: datetime) -> int:
     for fulfilment_id, response_id in waiting.values_list("pk", "response_id")[:500]:
         try:
             paid += pay(fulfilment_id, response_id, now=now)
-        except (MarketplaceError, IntegrityError):
+        except (MarketplaceError, IntegrityError) as error:
             # Whatever is odd about one, the others are paid.
-            logger.exception("Fulfilment %s cannot be paid", fulfilment_id)
+            if repeats.is_news(("fulfilment", fulfilment_id), error):
+                logger.exception("Fulfilment %s cannot be paid", fulfilment_id)
     return paid
 
 

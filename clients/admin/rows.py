@@ -41,7 +41,7 @@ def amount(name: str, description: str = "") -> Callable[[Any], str]:
 
     @display(description=description or name.replace("_", " "))
     def column(row: Any) -> str:
-        return shown(getattr(row, name))
+        return format_html('<span class="whitespace-nowrap">{}</span>', shown(getattr(row, name)))
 
     # The admin tells columns apart by their names.
     column.__name__ = f"shown_{name}"

@@ -64,6 +64,9 @@ class LineSerializer(serializers.Serializer[Line]):
     training_income = AmountField(
         help_text="What trainings brought in, after the fee, less what operators gave back."
     )
+    task_income = AmountField(
+        help_text="Likewise what tasks from chains brought in; `requests` and tokens do not count these."
+    )
     net = serializers.SerializerMethodField(help_text="All that is left to the provider.")
     busy_s = serializers.SerializerMethodField(help_text="Seconds that requests took, added up.")
     leased_s = serializers.SerializerMethodField(help_text="Seconds that nodes were allocated and paid.")

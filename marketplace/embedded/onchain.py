@@ -42,7 +42,7 @@ def tell(consumer: Consumer, provider: Consumer, *, model: str) -> None:
     """A deposit, and a task from its publication to the provider's income. Raises Unanswered."""
     network = next((each for each in _networks(consumer) if each["is_default"]), None)
     if network is None or not network["rpc_url"]:
-        print("\n  chain   none that has a wallet to show it with", flush=True)
+        print("\n  chain   none whose node everybody may ask; a task on it is not shown here", flush=True)
         return
     ChainConfig.use(network)
     try:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from chain import deposits
-from chain.models import Deposit, DepositStatus, Network
+from chain.models import Deposit, DepositStatus, Log, Network
 from clients import ledger
-from clients.models import AccountKind, AuditEntry, Transfer, TransferKind, Wallet
+from clients.models import AccountKind, AuditEntry, Client, Transfer, TransferKind, Wallet
 from tests.chain.sending import Sending, breaks
 from tests.clients import ledger_books
 
@@ -71,8 +71,6 @@ def test_a_plain_sending_is_for_whoever_has_linked_the_wallet(sending: Sending, 
 
 
 def test_several_deposits_of_one_transaction_are_told_apart(sending: Sending, alice: Any, bob: Any) -> None:
-    from chain.models import Log
-
     logs = [
         Log(
             network=sending.network, block_number=1, log_index=index, transaction_hash="0x" + "12" * 32,
@@ -192,8 +190,6 @@ def _orphaned(sending: Sending, alice: Any) -> Deposit:
 
 
 def _found_again(sending: Sending, row: Deposit, **changed: Any) -> None:
-    from chain.models import Log
-
     arguments = {
         "account": str(int(row.account_number)),
         "sender": row.sender,
@@ -297,3 +293,35 @@ def test_one_that_was_taken_back_came_again_and_vanished_before_it_was_final_is_
     deposits.forget_from(sending.network, row.block_number - 1)
     row.refresh_from_db()
     assert (row.status, row.block_number, row.credits) == (Status.REVERSED, None, 1)
+
+
+def test_deposits_of_a_blocked_account_do_not_hold_up_those_of_others(
+    sending: Sending, alice: Any, charlie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blocked client with a linked wallet could send more tiny ones than a sweep looks at."""
+    monkeypatch.setattr(deposits, "_ROWS_AT_ONCE", 3)
+    _link(charlie, sending.devnet.charlie.address)
+    Client.objects.filter(pk=charlie.pk).update(is_active=False)
+    for _ in range(3):
+        sending.deposit(0, 1, sender=sending.devnet.charlie)
+    sending.index()
+    assert Deposit.objects.filter(status=Status.UNCLAIMED).count() == 3
+    sending.deposit(_account(alice), 5)
+    sending.index()
+    assert _has(alice) == 5
+    Client.objects.filter(pk=charlie.pk).update(is_active=True)
+    sending.index()
+    assert _has(charlie) == 3
+
+
+def test_a_credited_deposit_that_is_told_of_with_another_content_is_not_credited_again(
+    sending: Sending, alice: Any
+) -> None:
+    """As where a node has left out the first of two, and the blocks are read once more."""
+    sending.deposit(_account(alice), 5)
+    sending.index()
+    log = Log.objects.get(name="Deposited")
+    log.arguments = log.arguments | {"amount": "7"}
+    deposits.seen(sending.network, [log])
+    sending.index()
+    assert (_has(alice), Deposit.objects.get().credits) == (5, 1)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from chain import documents, functions
+from chain import documents, functions, gas_costs, services
 from chain.documents import NotFetched
 from chain.fulfilment import asking, checking, course, finding, rows
 from chain.fulfilment.rows import Impossible, Later
 from chain.functions import Request
 from chain.models import (
+    DeliveryMethod,
     Fulfilment,
     FulfilmentStatus,
     Network,
@@ -185,6 +186,40 @@ def test_less_than_a_node_asks_is_declined(source: Source, monkeypatch: pytest.M
 
     monkeypatch.setattr(asking, "foresee", foresee)
     assert declined(source, HELLO) == ("payment_too_low", "This can cost up to 2.")
+
+
+def test_less_than_our_own_transactions_cost_is_declined(source: Source) -> None:
+    gas_costs.note(source.network, base_fee=10**9, tip=10**9)
+    # 193,808 + 715,049 of gas for 2 gwei each.
+    code, reason = declined(source, HELLO, payment=0)
+    assert (code, "0.001817714 " in reason) == ("payment_too_low", True)
+
+
+@pytest.mark.parametrize(("more", "status"), [(-2, Status.DECLINED), (0, Status.ATTEMPTING)])
+def test_a_payment_must_be_for_the_fee_and_the_gas(
+    source: Source, operator: Client, more: int, status: FulfilmentStatus
+) -> None:
+    terms.change(by=operator, reason="x", fee_bps=1000)
+    gas_costs.note(source.network, base_fee=10**9)
+    payment = services.payment_for((193_808 + 715_049) * 10**9, 1000)
+    fulfilled.task(source, HELLO, payment=payment + more)
+    assert advance(source.network).status == status
+
+
+def test_what_is_left_for_a_node_is_less_the_gas(source: Source, foreseen: list[tuple[Request, int]]) -> None:
+    gas_costs.note(source.network, base_fee=1, tip=1)
+    Task.objects.filter(pk=fulfilled.task(source, HELLO).pk).update(
+        delivery_method=DeliveryMethod.MANUAL_CONFIRMATION
+    )
+    advance(source.network)
+    assert foreseen[0][1] == TOKEN - 2 * (193_808 + 599_687)
+
+
+def test_an_old_price_of_gas_counts_for_nothing(source: Source) -> None:
+    gas_costs.note(source.network, base_fee=10**18)
+    gas_costs.note(source.network, base_fee=0)
+    fulfilled.task(source, HELLO, payment=0)
+    assert advance(source.network).status == Status.ATTEMPTING
 
 
 def test_a_source_that_is_refused_meanwhile_is_declined(source: Source) -> None:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from chain import networks
 from chain.fulfilment import course, crew, rounds, rows
 from chain.fulfilment.crew import Crew
-from chain.models import Fulfilment, FulfilmentStatus, Network
+from chain.models import Fulfilment, FulfilmentStatus, Network, Source
 from tests.chain import fulfilled
 
 
@@ -125,10 +125,10 @@ def look(hands: Any, *, after_s: float = 0) -> int:
     return rounds.look(hands, clock=lambda: fulfilled.NOW + timedelta(seconds=after_s))
 
 
-def held() -> list[str]:
+def held(column: str = "source_address") -> list[str]:
     """The sources of what somebody works on."""
     rows_ = Fulfilment.objects.filter(token__isnull=False).order_by("pk")
-    return list(rows_.values_list("source_address", flat=True))
+    return list(rows_.values_list(column, flat=True))
 
 
 def test_what_is_due_is_begun_once(network: Network) -> None:
@@ -168,6 +168,50 @@ def test_a_source_with_very_many_tasks_does_not_hold_up_the_others(network: Netw
     fulfilled.task(third := fulfilled.source(network))
     look(Noting(1))
     assert third.address in held()
+
+
+def test_within_a_source_whoever_publishes_very_many_does_not_hold_up_the_others(network: Network) -> None:
+    source = fulfilled.source(network)
+    for number in range(20):
+        fulfilled.task(source, f"https://slow.example/{number}")
+    fulfilled.task(source, "https://other.example/1")
+    hands = Noting(3)
+    assert look(hands) == 3
+    assert "https://other.example/1" in held("config_url")
+    # Nor as long as those are being worked on.
+    fulfilled.task(source, "https://third.example/1")
+    look(Noting(1))
+    assert "https://third.example/1" in held("config_url")
+
+
+def test_slow_links_of_one_source_take_up_half_of_the_crew(network: Network) -> None:
+    source = fulfilled.source(network)
+    for number in range(20):
+        fulfilled.task(source, f"https://slow{number}.example/")
+    assert look(Noting(16)) == 8
+    assert look(Noting(8)) == 0
+    # What is kept here is there at once, and what was fetched needs no link; other sources have their own share.
+    fulfilled.task(source)
+    fulfilled.task(fulfilled.source(network), "https://slow.example/x")
+    assert look(Noting(8)) == 2
+    waiting = Fulfilment.objects.filter(token=None).first()
+    assert waiting is not None
+    Fulfilment.objects.filter(pk=waiting.pk).update(config={"function_name": "chat"})
+    assert look(Noting(8)) == 1
+    # Their leases are over.
+    assert look(Noting(16), after_s=31) == 8 + 3
+
+
+def test_sources_whose_links_answer_slowly_leave_half_of_the_crew_to_tasks(network: Network) -> None:
+    for _ in range(20):
+        fulfilled.source(network)
+    Source.objects.update(metadata_url="https://slow.example/x", fetched_url="", fetch_at=fulfilled.NOW)
+    hands = Noting(16)
+    for second in range(5):
+        look(hands, after_s=second)
+    assert sum(str(key).startswith("source") for key in hands.keys) == 8
+    fulfilled.task(Source.objects.all()[0])
+    assert look(hands, after_s=6) == 1
 
 
 def test_a_network_that_is_paused_is_left(network: Network) -> None:

@@ -1,6 +1,7 @@
 """From what chains say to our fulfilments: found, gone, lost, too late."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from chain.models import (
     FulfilmentStatus,
     Network,
     Purpose,
+    Reorganisation,
     Service,
     Serving,
     Task,
@@ -140,12 +142,21 @@ def test_an_address_that_is_another_task_now_is_another_fulfilment(network: Netw
     first = at(Status.ANSWERED, task)
     task.delete()
     fulfilled.task(source, address=task.address)
+    Reorganisation.objects.create(network=network, common_block=19, depth=2, logs=1, at=NOW)
     assert discover(network) == 1
     follow(network)
     first.refresh_from_db()
     assert (first.status, first.code) == (Status.LOST, "replaced")
     second = Fulfilment.objects.exclude(pk=first.pk).get()
     assert (second.task_address, second.status) == (first.task_address, Status.FOUND)
+
+
+def test_where_no_blocks_were_replaced_nothing_that_was_is_looked_for(
+    network: Network, django_assert_num_queries: Any
+) -> None:
+    at(Status.ANSWERED, fulfilled.task(fulfilled.source(network)))
+    with django_assert_num_queries(1):
+        finding._replaced(network, NOW)
 
 
 def test_work_begins_when_our_attempt_is_in_a_block(network: Network) -> None:
@@ -226,7 +237,24 @@ def test_an_attempt_that_is_never_heard_of_again_is_given_up(network: Network) -
 
 def test_an_answer_may_be_confirmed_long_after(network: Network) -> None:
     at(Status.ANSWERED, fulfilled.task(fulfilled.source(network), expires_in_s=60))
-    follow(network, after_s=10**6)
+    follow(network, after_s=500_000)
+    only(Status.ANSWERED)
+
+
+def test_an_answer_that_nobody_ever_confirms_is_lost(network: Network) -> None:
+    at(Status.ANSWERED, fulfilled.task(fulfilled.source(network)))
+    week = timedelta(hours=1, days=7).total_seconds()
+    follow(network, after_s=week - 1)
+    only(Status.ANSWERED)
+    follow(network, after_s=week)
+    assert (only(Status.LOST).code, "7 days" in only().reason) == ("never_confirmed", True)
+
+
+def test_a_confirmation_that_is_not_final_yet_is_waited_for(network: Network) -> None:
+    task = fulfilled.task(fulfilled.source(network))
+    at(Status.ANSWERED, task)
+    fulfilled.responded(task, confirmed_block=99)
+    follow(network, after_s=timedelta(days=8).total_seconds())
     only(Status.ANSWERED)
 
 

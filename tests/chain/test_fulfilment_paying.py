@@ -8,7 +8,7 @@ import pytest
 from django.db import connection, connections
 
 from chain import incomes
-from chain.fulfilment import paying
+from chain.fulfilment import finding, paying
 from chain.models import (
     Fulfilment,
     FulfilmentStatus,
@@ -173,8 +173,21 @@ def test_what_was_given_up_and_confirmed_all_the_same_is_paid(
     assert money_of(bob, AccountKind.EARNED) == TOKEN - TOKEN // 10
 
 
+def test_what_nobody_had_confirmed_for_very_long_is_paid_when_somebody_does(
+    network: Network, bob: Client
+) -> None:
+    _, task = answered(network, bob)
+    finding.follow(network, now=NOW + timedelta(days=8))
+    assert only(Status.LOST).code == "never_confirmed"
+    fulfilled.responded(task, confirmed_block=98)
+    finding.follow(network, now=NOW + timedelta(days=9))
+    assert pay(network) == 1
+    assert (only(Status.CONFIRMED).paid, only().code) == (TOKEN, "")
+    assert money_of(bob, AccountKind.EARNED) == TOKEN - TOKEN // 10
+
+
 def test_one_that_cannot_be_paid_does_not_hold_the_others_up(
-    network: Network, bob: Client, alice: Client
+    network: Network, bob: Client, alice: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     odd, task = answered(network, bob)
     fulfilled.responded(task, confirmed_block=98)
@@ -184,6 +197,8 @@ def test_one_that_cannot_be_paid_does_not_hold_the_others_up(
     assert pay(network) == 1
     odd.refresh_from_db()
     assert odd.status == Status.ANSWERED
+    assert pay(network) == 0
+    assert caplog.text.count(f"Fulfilment {odd.pk} cannot be paid") == 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -245,5 +260,10 @@ def test_reports_of_earnings_count_it(network: Network, bob: Client, add_node: A
     assert (income.provider_id, income.node_id, income.node_name, income.amount) == (
         bob.pk, node.pk, "bobs", TOKEN - TOKEN // 10,
     )  # fmt: skip
-    assert earnings.report(scope, group="node", now=now).total.net == TOKEN - TOKEN // 10
+    total = earnings.report(scope, group="node", now=now).total
+    assert (total.task_income, total.training_income, total.net) == (
+        TOKEN - TOKEN // 10,
+        0,
+        total.task_income,
+    )
     assert not list(incomes.of(Scope.of(provider_id=bob.pk + 1, since=scope.since, until=scope.until)))

@@ -86,6 +86,13 @@ def test_the_first_response_is_paid_to_the_nodes_owner_less_the_fee(
     assert Service.objects.get().status == Serving.SERVED
 
 
+def test_a_task_that_does_not_pay_for_our_gas_is_declined(market: Market, node: Node) -> None:
+    market.publish_task(serve(market), HELLO, payment=0)
+    market.until(is_(FulfilmentStatus.DECLINED))
+    assert Fulfilment.objects.get().code == "payment_too_low"
+    assert not Transaction.objects.filter(purpose="attempt").exists()
+
+
 def test_the_documents_own_example_is_answered(
     market: Market, node: Node, engine: Engine, operator: Client
 ) -> None:

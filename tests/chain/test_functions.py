@@ -1,5 +1,7 @@
 """What tasks may ask, how that becomes a request, and how wrong input is told."""
 
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -185,3 +187,25 @@ def test_documents_list_what_a_model_can_do() -> None:
     assert {"chat", "chat_completion", "inference", "generate", "analyze_sentiment"} == set(chat)
     assert {"embedding", "embeddings"} == set(functions.described({}, {"embedding"}))
     assert "fine_tune" in functions.described({}, {"chat", "training"})
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("fine_tune", {"training_data": [1] * 300_000}),
+        ("embedding", {"input": [1] * 300_000}),
+        ("chat", {"messages": [1] * 300_000}),
+        ("chat", {**CHAT, "stop": [1] * 300_000}),
+        ("inference", {"inputs": "x", "parameters": {"stop_sequences": [1] * 300_000}}),
+    ],
+)
+def test_a_megabyte_of_errors_takes_neither_memory_nor_time(name: str, data: Any) -> None:
+    """All of them kept would be a gigabyte, for every task that a stranger publishes."""
+    tracemalloc.start()
+    begun = time.monotonic()
+    try:
+        assert wrong(name, data).startswith("data.")
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - begun < 3

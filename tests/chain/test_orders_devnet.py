@@ -226,7 +226,7 @@ def test_a_source_that_closes_meanwhile_costs_nothing(
     work(8)
     order = TaskOrder.objects.get()
     assert (order.status, money_of(buyer), free()) == ("failed", (10, 0), 1)
-    assert "SourceInactive" in order.reason
+    assert order.reason == "The source takes no tasks any more. (SourceInactive)"
     assert provider.in_vault(sending.operator) == TOKEN
 
 

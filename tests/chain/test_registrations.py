@@ -143,15 +143,26 @@ def test_a_network_without_such_contracts_is_an_obstacle(market: Market) -> None
     assert Service.objects.get().obstacle == "The network's manifest has no address of TERMINAL."
 
 
-def test_a_source_may_ask_for_a_larger_stake(market: Market) -> None:
+def test_a_source_may_ask_for_a_larger_stake_if_an_operator_serves_it(
+    market: Market, operator: Client
+) -> None:
+    """Whoever publishes a source could have all our coins locked."""
     source = publish(market, lockup=7 * TOKEN)
+    settle(market)
+    service = Service.objects.get()
+    assert (service.registered_at, service.status) == (None, Serving.SERVED)
+    assert "An operator has to decide" in service.obstacle
+    assert not Transaction.objects.exists()
+    services.serve(service, model="llama", by=operator, reason="We know them.", now=timezone.now())
     settle(market)
     assert is_registered(market, source)
     assert read(market, "VAULT", "lockupOf", market.devnet.accounts[4].address) == 7 * TOKEN
 
 
-def test_a_stake_that_cannot_be_paid_is_an_obstacle_that_passes(market: Market) -> None:
+def test_a_stake_that_cannot_be_paid_is_an_obstacle_that_passes(market: Market, operator: Client) -> None:
     source = publish(market, lockup=2_000_000 * TOKEN)
+    settle(market)
+    services.serve(Service.objects.get(), model="llama", by=operator, reason="", now=timezone.now())
     settle(market)
     service = Service.objects.get()
     assert service.registered_at is None

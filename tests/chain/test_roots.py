@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
-from chain import roots
+from chain import roots, warnings
 from chain.models import Network, PublishedRoot, Transaction, TransactionStatus
 from chain.tasks import publish_roots
 from inference import batches, proofs, signing, verification
@@ -102,10 +103,38 @@ def test_one_that_stands_there_already_holds_up_nobody(publishing: Sending, pay:
     receipts, deployer = publishing.devnet.contract("RECEIPTS"), publishing.devnet.deployer
     call = receipts.functions.publish(first.pk, bytes.fromhex("ab" * 32))
     publishing.devnet.transact(deployer, call, gas=200_000)
+    publishing.index()
     _finish(publishing)
     assert _check(publishing, records[1]) is Publication.PUBLISHED
     with pytest.raises(InvalidReceipt, match="another root"):
         _check(publishing, records[0])
+    sending = PublishedRoot.objects.get(batch=first).transaction
+    assert sending.status == TransactionStatus.REFUSED
+    assert "Another root stands on the chain" in sending.reason
+    assert "ab" * 32 in sending.reason
+    Network.objects.update(polled_at=timezone.now())
+    assert "another_root" in [each.code for each in warnings.current()]
+
+
+def test_our_own_that_stands_there_already_is_well(publishing: Sending, pay: Any) -> None:  # noqa: F811
+    (record,) = _sealed(pay)
+    batch = ReceiptBatch.objects.get()
+    receipts, deployer = publishing.devnet.contract("RECEIPTS"), publishing.devnet.deployer
+    call = receipts.functions.publish(batch.pk, bytes.fromhex(batch.root.removeprefix("0x")))
+    publishing.devnet.transact(deployer, call, gas=200_000)
+    # As long as the event of it is not read and final, nobody knows whose it is.
+    roots.publish(now=publishing.now)
+    publishing.advance()
+    sending = PublishedRoot.objects.get().transaction
+    assert sending.status == TransactionStatus.QUEUED
+    assert "awaited" in sending.reason
+    publishing.index()
+    publishing.now += timedelta(minutes=2)
+    _finish(publishing, 1)
+    sending.refresh_from_db()
+    assert (sending.status, sending.reason) == (TransactionStatus.REFUSED, "AlreadyPublished")
+    assert _check(publishing, record) is Publication.PUBLISHED
+    assert "another_root" not in [each.code for each in warnings.current()]
 
 
 def test_a_chain_without_the_contract_or_without_a_key_publishes_nothing(

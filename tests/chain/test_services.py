@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db.models import F
 
-from chain import documents, services
+from chain import documents, gas_costs, networks, services
 from chain.documents import NotFetched
 from chain.functions import BadDefinition
 from chain.models import Network, Service, Serving, Source, SourceStatus
@@ -16,8 +16,10 @@ from clients.models import AuditEntry, Client
 from gpus.models import NodeState, Offer
 from inference.catalogue import ModelNotFound
 from inference.models import Model
+from marketplace import money
 from marketplace.money import TOKEN
 from tests.chain import fulfilled
+from tests.chain.api import made
 from tests.chain.fulfilled import NOW
 
 pytestmark = pytest.mark.django_db
@@ -92,6 +94,56 @@ def test_sources_that_wait_are_not_looked_at_all_the_time(
     with django_assert_num_queries(1):
         services.reconsider(network, now=NOW + timedelta(seconds=30))
     assert Service.objects.get().status == Serving.ASKED
+
+
+def test_so_many_that_wait_are_looked_at_with_few_questions(
+    network: Network, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(30):
+        service = read(published(network, BY_NAME | {"name": f"later {number}"}))
+    with django_assert_max_num_queries(9):
+        services.reconsider(network, now=NOW + timedelta(minutes=1))
+    service.refresh_from_db()
+    assert (service.status, service.next_try_at) == (Serving.ASKED, NOW + timedelta(minutes=2))
+
+
+def test_only_so_many_new_ones_an_hour_are_served_without_an_operator(network: Network) -> None:
+    sources = [published(network) for _ in range(services.MOST_OPEN_AN_HOUR + 2)]
+    found = [read(source) for source in sources]
+    assert [one.status for one in found[:-2]] == [Serving.SERVED] * services.MOST_OPEN_AN_HOUR
+    assert [one.status for one in found[-2:]] == [Serving.ASKED] * 2
+    assert "20 sources" in found[-1].reason
+    services.reconsider(network, now=NOW + timedelta(minutes=59))
+    assert Service.objects.filter(status=Serving.SERVED).count() == services.MOST_OPEN_AN_HOUR
+    services.reconsider(network, now=NOW + timedelta(minutes=61))
+    assert not Service.objects.filter(status=Serving.ASKED).exists()
+    found[-1].refresh_from_db()
+    assert "20 sources" not in found[-1].reason
+
+
+def test_only_so_many_are_served_without_an_operator(
+    network: Network, operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "MOST_OPEN", 2)
+    first, _ = [read(published(network)) for _ in range(2)]
+    third = read(published(network))
+    assert (third.status, "2 sources" in third.reason) == (Serving.ASKED, True)
+    # What has another model now is no new one; a network has its own number; an operator's do not count.
+    other = fulfilled.network(name="other", chain_id=5)
+    assert read(published(other)).status == Serving.SERVED
+    services.serve(first, model="llama", by=operator, reason="A customer", now=NOW)
+    services.reconsider(network, now=NOW + timedelta(minutes=1))
+    third.refresh_from_db()
+    assert third.status == Serving.SERVED
+
+
+def test_those_that_have_closed_make_room(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "MOST_OPEN", 1)
+    source = published(network)
+    read(source)
+    assert read(published(network)).status == Serving.ASKED
+    Source.objects.filter(pk=source.pk).update(status=SourceStatus.INACTIVE)
+    assert read(published(network)).status == Serving.SERVED
 
 
 def test_without_leave_nothing_is_reconsidered(network: Network, settings: Any) -> None:
@@ -235,6 +287,16 @@ def test_it_is_not_served_with_what_there_is_not(network: Network, operator: Cli
     assert not AuditEntry.objects.exists()
 
 
+def test_a_prompt_of_the_operators_needs_a_model_of_the_operators(network: Network, operator: Client) -> None:
+    """No task can name one: its data are what the prompt is filled with."""
+    service = read(published(network, BY_NAME | {"name": "other"}))
+    functions = {"analyze_sentiment": {"kind": "chat", "prompt": "{text}"}}
+    with pytest.raises(CannotServe, match="analyze_sentiment"):
+        services.serve(service, model="", functions=functions, by=operator, reason="x", now=NOW)
+    service.refresh_from_db()
+    assert service.status == Serving.ASKED
+
+
 def test_refusing_twice_is_told(network: Network, operator: Client) -> None:
     service = read(published(network))
     services.refuse(service, by=operator, reason="Spam", now=NOW)
@@ -258,6 +320,19 @@ def test_the_document_tells_what_can_be_asked_and_for_how_much(operator: Client,
     assert said["prices"]["lowest"] == {"input_price": "1", "output_price": "2", "request_price": "0.001"}
     # (1000 × 1 + 256 × 2) / 10^6 + 0.001, and a ninth more for the fee.
     assert said["prices"]["usual_payment"] == "0.002791111111111112"
+
+
+def test_the_usual_payment_is_also_for_our_own_transactions(
+    operator: Client, add_node: Any, settings: Any, tmp_path: Any
+) -> None:
+    made.manifest(settings, tmp_path)
+    type(add_node("bobs")).objects.update(state=NodeState.ONLINE)
+    terms.change(by=operator, reason="x", fee_bps=1000, default_request_price=TOKEN // 1000)
+    assert services.document("llama")["prices"]["usual_gas"] == "0"
+    gas_costs.note(networks.default(), base_fee=10**9)
+    said = services.document("llama")["prices"]
+    assert said["usual_gas"] == "0.000908857"
+    assert said["usual_payment"] == money.render(services.payment_for(TOKEN // 1000 + 908_857 * 10**9, 1000))
 
 
 def test_there_is_no_document_of_what_nobody_may_use(alice: Client) -> None:

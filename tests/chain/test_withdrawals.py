@@ -14,7 +14,7 @@ from chain import outbox, withdrawals
 from chain.ethereum import NodeAway
 from chain.models import Log, Network, Transaction, TransactionStatus, Withdrawal, WithdrawalStatus
 from clients import ledger, terms
-from clients.models import AccountKind, AuditEntry, Hold, Transfer, TransferKind, Wallet
+from clients.models import AccountKind, AuditEntry, Client, Hold, Transfer, TransferKind, Wallet
 from clients.payouts import ReasonMissing
 from tests.chain.sending import Killed, Sending, breaks, failing_node
 from tests.clients import ledger_books
@@ -275,7 +275,9 @@ def test_a_paused_treasury_and_its_daily_limit_are_waited_for(sending: Sending, 
 def test_what_the_treasury_refuses_for_good_frees_the_money(sending: Sending, rich: Any) -> None:
     row = _ask(sending, rich)
     # To the Treasury itself: nobody can link that.
-    Withdrawal.objects.update(address=sending.network.address("TREASURY"))
+    itself = sending.network.address("TREASURY")
+    Wallet.objects.create(client=rich, address=itself.lower())
+    Withdrawal.objects.update(address=itself)
     sending.pay(2)
     row.refresh_from_db()
     assert (row.status, _free(rich)) == (Status.FAILED, (100, 0))
@@ -297,6 +299,43 @@ def test_what_was_paid_before_is_settled_by_the_event_of_that(sending: Sending, 
     assert (row.status, _free(rich), sending.treasury()) == (Status.CONFIRMED, (90, 0), before)
 
 
+def test_what_was_paid_is_not_freed_whatever_the_node_says_of_its_transaction(
+    sending: Sending, rich: Any
+) -> None:
+    row = _ask(sending, rich)
+    withdrawals.sweep(sending.network, now=sending.now)
+    row.refresh_from_db()
+    treasury = sending.devnet.contract("TREASURY")
+    reference = bytes.fromhex(withdrawals.payment_reference(row)[2:])
+    call = treasury.functions.withdraw(reference, row.address, row.amount)
+    sending.devnet.transact(sending.devnet.deployer, call, gas=300_000)
+    sending.index()
+    assert row.transaction is not None
+    outbox.end(
+        row.transaction, TransactionStatus.REVERTED, now=sending.now, reason="The contract refused it."
+    )
+    row.refresh_from_db()
+    assert (row.status, _free(rich)) == (Status.CONFIRMED, (90, 0))
+
+
+@pytest.mark.parametrize("what", ["blocked", "unlinked"])
+def test_nothing_goes_to_a_blocked_account_or_a_wallet_that_was_unlinked(
+    sending: Sending, rich: Any, operator: Any, what: str
+) -> None:
+    row, before = _ask(sending, rich), sending.treasury()
+    if what == "blocked":
+        Client.objects.filter(pk=rich.pk).update(is_active=False)
+    else:
+        Wallet.objects.filter(client=rich).delete()
+    sending.pay()
+    row.refresh_from_db()
+    assert (row.status, sending.treasury(), _free(rich)) == (Status.SENDING, before, (100, 10))
+    assert row.transaction is not None
+    assert ("closed or blocked" if what == "blocked" else "not linked") in row.transaction.reason
+    withdrawals.refuse(row, by=operator, reason="Not yours.", now=sending.now)
+    assert _free(rich) == (100, 0)
+
+
 def test_a_wallet_that_refuses_the_money_can_claim_it(sending: Sending, rich: Any) -> None:
     # PUSH1 0 PUSH1 0 REVERT, as a contract that wants nothing.
     created = sending.devnet.send(
@@ -316,7 +355,23 @@ def test_a_chain_without_a_treasury_pays_nothing(sending: Sending, rich: Any) ->
         _ask(sending, rich)
 
 
-def test_a_treasury_that_is_no_contract_does_not_settle_anything(sending: Sending, rich: Any) -> None:
+def test_a_manifest_that_has_lost_its_treasury_stops_withdrawals_and_nothing_else(
+    sending: Sending, rich: Any
+) -> None:
+    row = _ask(sending, rich)
+    Network.objects.update(contracts={k: v for k, v in sending.network.contracts.items() if k != "TREASURY"})
+    assert withdrawals.sweep(sending.network, now=sending.now) == 0
+    row.refresh_from_db()
+    assert (row.status, row.reason) == (Status.APPROVED, withdrawals.NoTreasury.message)
+    Network.objects.update(contracts=sending.network.contracts)
+    sending.pay()
+    row.refresh_from_db()
+    assert (row.status, row.reason) == (Status.CONFIRMED, "")
+
+
+def test_a_treasury_that_is_no_contract_does_not_settle_anything(
+    sending: Sending, rich: Any, caplog: Any
+) -> None:
     row = _ask(sending, rich)
     contracts = sending.network.contracts | {"TREASURY": sending.devnet.charlie.address}
     Network.objects.update(contracts=contracts)
@@ -328,6 +383,10 @@ def test_a_treasury_that_is_no_contract_does_not_settle_anything(sending: Sendin
     row.refresh_from_db()
     assert (row.status, _free(rich)) == (Status.SENDING, (100, 10))
     assert "operator has to look" in row.reason
+    caplog.clear()
+    for _ in range(5):
+        withdrawals.sweep(sending.network, now=sending.now)
+    assert not caplog.records, "it is told once, and not each second"
 
 
 def test_an_operator_who_takes_it_out_of_the_queue_frees_the_money(

@@ -82,6 +82,24 @@ class Node:
             self.rpc("evm_setAutomine", True)
             self.mine(1)
 
+    @contextmanager
+    def ticking(self, every_s: float = 0.25) -> Iterator[None]:
+        """Time passes on the chain, whether anybody sends something or not."""
+        over = threading.Event()
+
+        def tick() -> None:
+            node = Node(self.url)
+            while not over.wait(every_s):
+                node.mine(1)
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            over.set()
+            ticker.join()
+
     def reorganise(self, depth: int, *, forget: Collection[str] | None = ()) -> None:
         """Replace so many blocks. What stood in them is mined again, but for these hashes; None: nothing of it is."""
         head = self.head()
@@ -215,8 +233,11 @@ class Wire:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
                 try:
+                    if len(body) < length:
+                        raise Cut  # who asks was killed while asking
                     answer = wire.pass_on(body)
                 except (Cut, requests.RequestException):
                     self.close_connection = True

@@ -157,19 +157,32 @@ class Operator:
     def trial_balance(self) -> str:
         return self._get("/admin/trial-balance/")
 
+    def serve(self, service: int, model: str) -> None:
+        """Have our nodes work for a source, whatever stake that takes."""
+        said = {"model": model, "functions": "", "reason": "A story."}
+        self._send(f"/admin/chain/service/{service}/serve/", said)
+
     def _get(self, path: str) -> str:
-        reply = self._session.get(self.marketplace.url + path, timeout=TIMEOUT_S)
-        assert reply.status_code == 200, (path, reply.status_code)
-        return reply.text
+        return self._answered("GET", path)
 
     def _send(self, path: str, said: dict[str, str]) -> str:
         token = Fields.of(self._get(path))["csrfmiddlewaretoken"]
-        url = self.marketplace.url + path
-        reply = self._session.post(
-            url, data=said | {"csrfmiddlewaretoken": token}, headers={"Referer": url}, timeout=TIMEOUT_S
-        )
-        assert reply.status_code == 200, (path, reply.status_code, reply.text[:2000])
-        return reply.text
+        referer = {"Referer": self.marketplace.url + path}
+        return self._answered("POST", path, data=said | {"csrfmiddlewaretoken": token}, headers=referer)
+
+    def _answered(self, method: str, path: str, **said: Any) -> str:
+        """As often as it takes: parts of the marketplace may be away for a moment."""
+
+        def look() -> list[requests.Response]:
+            with suppress(requests.ConnectionError):
+                url = self.marketplace.url + path
+                reply = self._session.request(method, url, timeout=TIMEOUT_S, **said)
+                return [] if reply.status_code == UNAVAILABLE else [reply]
+            return []
+
+        (found,) = eventually(look, within_s=60, every_s=0.2)
+        assert found.status_code == 200, (path, found.status_code, found.text[:2000])
+        return str(found.text)
 
 
 class Fields(HTMLParser):

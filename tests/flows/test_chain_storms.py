@@ -3,7 +3,7 @@
 is what the chain says.
 
 CHAIN_KILL_ROUNDS=n kills so many times (`CHAIN_SEED` repeats the choices of another run); CHAIN_STORIES=1 has the node
-away for a minute, and kills other parts at random as well.
+away for a minute, kills other parts at random as well, and has another marketplace that wants twelve confirmations.
 """
 
 from __future__ import annotations
@@ -11,37 +11,35 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-import requests
 from eth_account import Account
 
-from chain.client import (
-    ChainConfig,
-    DeliveryMethod,
-    ImageEnvironments,
-    Network,
-    SourceInfo,
-    TaskInfo,
-    TaskInput,
-    confirm_response,
-    publish_source,
-    publish_task,
-    treasury,
+from chain.client import confirm_response, publish_task
+from tests.flows.chains import Wire, away, wired
+from tests.flows.conftest import Marketplace, eventually, start, stop
+from tests.flows.crossing import Person
+from tests.flows.scenes import (
+    CHARLIE,
+    PAYER,
+    PAYMENT,
+    TOKEN,
+    Scene,
+    publish_by_wallet,
+    publish_through_rest,
+    staged,
+    task_for,
 )
-from chain.devnet.accounts import development_accounts
-from marketplace.embedded.demo import CHAT_MODEL
-from tests.flows.chains import Node, Wire, away, wired
-from tests.flows.conftest import Marketplace, eventually
-from tests.flows.crossing import Audit, Person
 
 LONG = bool(os.environ.get("CHAIN_STORIES"))
 ROUNDS = int(os.environ.get("CHAIN_KILL_ROUNDS", "2"))
@@ -49,107 +47,20 @@ SEED = int(os.environ.get("CHAIN_SEED", str(time.time_ns())))
 AWAY_S = 60 if LONG else 3
 # Long enough for a worker that is started again and again, later and later.
 WITHIN_S = 300 if LONG else 120
-TOKEN = 10**18
-PAYMENT = Decimal("0.01")
-# Wallets with coins: one that alice pays in from, and a stranger's who has no account.
-PAYER, CHARLIE = development_accounts()[8:10]
 # Besides the worker of the chain.
 OTHERS = ("web-1", "web-2", "worker", "beat", "postgres", "valkey")
-# What the marketplace calls in the course of `life`, and when the worker is killed then.
+# What the marketplace calls in the course of `live`.
 CALLS = (
     *("withdraw", "submitResponse", "confirmResponse", "publishTask", "attempt"),
     *("deposit", "cancelTask", "publishSource", "register", "announceProvider", "publish"),
 )
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A marketplace and its chain; alice, who buys and has a wallet, and bob, whose node works."""
-
-    marketplace: Marketplace
-    node: Node
-    network: Network
-    audit: Audit
-    alice: Person
-    bob: Person
-    # An address that is linked to alice's account.
-    wallet: str
-
-    def networks(self) -> dict[str, Any]:
-        reply = requests.get(f"{self.marketplace.url}/chain/networks/local/", timeout=30)
-        assert reply.status_code == 200, reply.text
-        return dict(reply.json())
-
-    def deposit(self, coins: str) -> str:
-        """The hash of a wallet's transaction that brings alice money."""
-        number = self.alice.get("/chain/deposits/address/")[0]["account_number"]
-        return str(treasury.deposit(number, int(Decimal(coins) * TOKEN), PAYER.private_key))
-
-    def deposited(self, transaction: str) -> dict[str, Any] | None:
-        found = [
-            each for each in self.alice.get("/chain/deposits/") if each["transaction_hash"] == transaction
-        ]
-        assert len(found) <= 1, found
-        return dict(found[0]) if found else None
-
-    def await_deposit(self, transaction: str, status: str) -> None:
-        def look() -> bool:
-            found = self.deposited(transaction)
-            return found is not None and found["status"] == status
-
-        eventually(look, within_s=60, every_s=0.2, what=lambda: str(self.deposited(transaction)))
-
-    def await_fulfilment(self, task: str, status: str) -> None:
-        def look() -> bool:
-            work = self.alice.task(task)["fulfilment"]
-            return work is not None and work["status"] == status
-
-        eventually(look, within_s=60, every_s=0.2, what=lambda: str(self.alice.task(task)))
-
-    def receipt(self) -> None:
-        """Something to be paid for, so that there is a root to be published."""
-        body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
-
-        def is_answered() -> bool:
-            with self.marketplace.session() as session, suppress(requests.ConnectionError):
-                reply = session.post(f"{self.marketplace.url}/v1/chat/completions", json=body, timeout=60)
-                return reply.status_code == 200
-            return False
-
-        eventually(is_answered, within_s=60, every_s=1)
-
-
 @pytest.fixture(scope="module")
 def scene(marketplace: Marketplace) -> Iterator[Scene]:
-    manifest = json.loads((marketplace.home / "chain" / "network.json").read_text())
-    node = Node(manifest["rpc_url"])
-    network = Network.from_manifest(
-        {**manifest, "file_url": f"{marketplace.url}/file/create", "api_url": marketplace.url}
-    )
-    ChainConfig.use(network)
-    alice = Person.register(marketplace, "alice")
-    wallet = alice.link(Account.create().key.hex())
-    provider = marketplace.provider
-    bob = Person(marketplace, provider["email"], provider["password"])
-    found = Scene(marketplace, node, network, Audit(marketplace, node, manifest), alice, bob, wallet)
-    found.await_deposit(found.deposit("20"), "credited")
-    yield found
-    ChainConfig.reset()
-
-
-def publish_through_rest(scene: Scene, *, served: bool, lockup: str = "0") -> str:
-    """A source of bob's; its address, as soon as our nodes work for it, or as soon as it is there."""
-    body = {"name": CHAT_MODEL if served else "Nobody serves this", "min_available_lockup": lockup}
-    body |= {"model": CHAT_MODEL} if served else {"cpu": "https://example.com/docker-compose.yml"}
-    order = scene.bob.post("/chain/sources/", body)["order"]["id"]
-
-    def look() -> Any:
-        found = scene.bob.get(f"/chain/sources/{order}/")
-        ready = not served or (found["service"] and found["service"]["registered"])
-        return found["address"] if found["place"] and ready else None
-
-    what = lambda: str(scene.bob.get(f"/chain/sources/{order}/"))  # noqa: E731
-    return str(eventually(look, within_s=WITHIN_S, every_s=0.2, what=what))
+    with staged(marketplace) as found:
+        found.await_deposit(found.deposit("20"), "credited")
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -162,17 +73,27 @@ def unserved(scene: Scene) -> str:
     return publish_through_rest(scene, served=False)
 
 
+class Expiring(NamedTuple):
+    owner: Person
+    had: Decimal
+    order: int
+
+
 @pytest.fixture(scope="module")
-def expiring(scene: Scene, unserved: str) -> int:
-    """An order that nobody answers, and that is over a minute later: after the other stories."""
-    return scene.alice.order(unserved, payment="0.5", expires_in=60)
+def expiring(scene: Scene, unserved: str) -> Expiring:
+    """Charlie's order that nobody answers, and that is over a minute later: after the other stories."""
+    charlie = Person.register(scene.marketplace, "charlie")
+    before = charlie.balance()
+    scene.deposit("1", charlie)
+    eventually(lambda: charlie.balance() == before + 1)
+    return Expiring(charlie, before + 1, charlie.order(unserved, payment="0.5", expires_in=60))
 
 
 # --- People without a wallet client ---------------------------------------------------------------------------
 
 
 def test_a_task_through_rest_is_answered_confirmed_and_charged_its_payment(
-    scene: Scene, served: str, expiring: int
+    scene: Scene, served: str, expiring: Expiring
 ) -> None:
     before, incomes = scene.alice.balance(), len(scene.bob.incomes())
     order = scene.alice.order(served, payment=str(PAYMENT))
@@ -204,30 +125,23 @@ def test_a_withdrawal_is_paid_and_a_large_one_is_approved_first(scene: Scene) ->
     operator = scene.audit.operator
     operator.change_terms(withdrawal_approval_above="2")
     small, large = (scene.alice.withdraw(amount, wallet)["id"] for amount in ("2", "2.5"))
-    await_withdrawal(scene, small, "confirmed")
+    scene.await_withdrawal(small, "confirmed")
     assert scene.alice.withdrawal(large)["status"] == "requested"
     operator.freeze(True)
-    frozen = scene.alice.withdraw("1", wallet)["id"]
+    try:
+        frozen = scene.alice.withdraw("1", wallet)["id"]
+        operator.approve(large)
+        time.sleep(3)
+        assert scene.alice.withdrawal(large)["status"] == "requested"
+        assert scene.alice.withdrawal(frozen)["status"] == "approved"
+    finally:
+        operator.freeze(False)
     operator.approve(large)
-    time.sleep(3)
-    assert scene.alice.withdrawal(large)["status"] == "requested"
-    assert scene.alice.withdrawal(frozen)["status"] == "approved"
-    operator.freeze(False)
-    operator.approve(large)
-    await_withdrawal(scene, large, "confirmed")
-    await_withdrawal(scene, frozen, "confirmed")
+    scene.await_withdrawal(large, "confirmed")
+    scene.await_withdrawal(frozen, "confirmed")
     assert int(scene.node.rpc("eth_getBalance", wallet, "latest"), 16) == int(Decimal("5.5") * TOKEN)
     operator.change_terms(withdrawal_approval_above="")
     scene.audit.check()
-
-
-def await_withdrawal(scene: Scene, number: int, status: str, *, within_s: float = 60) -> None:
-    eventually(
-        lambda: scene.alice.withdrawal(number)["status"] == status,
-        within_s=within_s,
-        every_s=0.2,
-        what=lambda: str(scene.alice.withdrawal(number)),
-    )
 
 
 def test_what_is_stuck_gets_higher_fees_and_is_paid_once(scene: Scene) -> None:
@@ -243,7 +157,7 @@ def test_what_is_stuck_gets_higher_fees_and_is_paid_once(scene: Scene) -> None:
         first = eventually(fee, within_s=30)
         eventually(lambda: fee() > first, within_s=60, every_s=0.2)
         assert len(scene.node.waiting(sender)) == 1
-    await_withdrawal(scene, number, "confirmed")
+    scene.await_withdrawal(number, "confirmed")
     scene.audit.check()
 
 
@@ -254,6 +168,7 @@ GONE = {
     "deposit": "without the deposit",
     "everything": "with nothing but the task",
 }
+SUBMISSION = "SELECT transaction_hash FROM chain_response WHERE address = %s"
 
 
 @pytest.mark.parametrize("gone", GONE)
@@ -307,36 +222,65 @@ def reorganise(scene: Scene, depth: int, gone: str, deposit: str) -> None:
 
 @pytest.fixture(scope="module")
 def wallet_source(scene: Scene) -> str:
-    """A source that a wallet has published and our nodes serve."""
-    info = SourceInfo(
-        name=CHAT_MODEL,
-        description="Answers chat completions.",
-        logoUrl="",
-        imageEnvs=ImageEnvironments(cpu=f"{scene.marketplace.url}/chain/services/{CHAT_MODEL}/"),
-        minPayment=0,
-        minAvailableLockup=0,
-        maxExpiryDuration=86_400,
-        deliveryMethod=DeliveryMethod.MANUAL_CONFIRMATION,
-    )
-    source = publish_source(info, CHARLIE.private_key)
-    path = f"/chain/sources/{source}/"
-
-    def is_served() -> bool:
-        reply = scene.alice.ask("GET", path)
-        return reply.status_code == 200 and bool((reply.json()["service"] or {}).get("registered"))
-
-    eventually(is_served, within_s=60, every_s=0.2, what=lambda: scene.alice.ask("GET", path).text)
-    return source
+    return publish_by_wallet(scene)
 
 
-def task_for(source: str) -> TaskInfo:
-    data = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20}
-    return TaskInfo(
-        source=source,
-        config=TaskInput(function_name="chat", data=data),
-        expiryTime=int(time.time()) + 3600,
-        payment=int(PAYMENT * TOKEN),
-    )
+@pytest.mark.skipif(not LONG, reason="another marketplace, for CHAIN_STORIES=1")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("gone", GONE)
+def test_a_reorganisation_of_what_is_not_final(cautious: Scene, cautious_source: str, gone: str) -> None:
+    scene = cautious
+    before, incomes = scene.alice.balance(), len(scene.bob.incomes())
+    task = publish_task(task_for(cautious_source), CHARLIE.private_key, auto_deposit=True)
+    with scene.node.ticking():
+        response = scene.alice.await_response(task)
+    deposit = scene.deposit("3")
+    scene.await_deposit(deposit, "seen")
+    (submission,) = scene.audit.rows(SUBMISSION, response)
+    first = min(scene.node.block_of(deposit), scene.node.block_of(submission[0]))
+    scene.node.mine(max(0, first + 4 - scene.node.head()))
+    eventually(lambda: scene.networks()["cursor"] >= first + 4)
+    depth = scene.node.head() - first + 1
+    assert 5 <= depth < scene.network.confirmations
+
+    nonce = int(scene.node.rpc("eth_getTransactionByHash", deposit)["nonce"], 16)
+    reorganise(scene, depth, gone, deposit)
+    if gone != "nothing":
+        scene.node.spend_nonce(PAYER.private_key, nonce)
+        eventually(lambda: scene.deposited(deposit) is None)
+    assert scene.alice.balance() == before
+    with scene.node.ticking():
+        again = scene.alice.await_response(task)
+        scene.await_fulfilment(task, "answered")
+        confirm_response(again, CHARLIE.private_key)
+        scene.await_fulfilment(task, "confirmed")
+        if gone == "nothing":
+            scene.await_deposit(deposit, "credited")
+        scene.audit.await_rest()
+    assert len(scene.bob.incomes()) == incomes + 1
+    assert scene.alice.balance() == before + (3 if gone == "nothing" else 0)
+    scene.audit.check()
+
+
+@pytest.fixture(scope="module")
+def cautious() -> Iterator[Scene]:
+    """A marketplace that wants as many confirmations as one does on a real chain."""
+    home = Path(tempfile.mkdtemp(prefix="marketplace-cautious-"))
+    home.chmod(0o755)
+    stop(start(home, CHAIN_TIMEOUT_S="3"))
+    manifest = home / "chain" / "network.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"confirmations": 12}))
+    found = start(home, CHAIN_TIMEOUT_S="3")
+    with staged(found) as scene:
+        yield scene
+    stop(found)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cautious_source(cautious: Scene) -> str:
+    with cautious.node.ticking():
+        return publish_by_wallet(cautious)
 
 
 # --- A node that is away --------------------------------------------------------------------------------------
@@ -363,7 +307,7 @@ def test_a_node_that_is_away_holds_things_up_and_nothing_else(scene: Scene, serv
     eventually(lambda: scene.networks()["failing_since"] is None, within_s=60)
     scene.await_deposit(deposit, "credited")
     for number in asked[::2]:
-        await_withdrawal(scene, number, "confirmed", within_s=90)
+        scene.await_withdrawal(number, "confirmed", within_s=90)
     for order in asked[1::2]:
         task = scene.alice.await_order(order, "published", within_s=90)["address"]
         scene.alice.post(f"/chain/responses/{scene.alice.await_response(task)}/confirm/")
@@ -436,7 +380,7 @@ def live(
         alice.await_order(order, "finished", within_s=WITHIN_S)
     alice.await_order(taken_back, "cancelled", within_s=WITHIN_S)
     for number in withdrawals:
-        await_withdrawal(scene, number, "confirmed", within_s=WITHIN_S)
+        scene.await_withdrawal(number, "confirmed", within_s=WITHIN_S)
     eventually(lambda: not wire.armed(), within_s=WITHIN_S, what=lambda: f"never called: {wire.armed()}")
     # Whatever had been sent then, nobody had written down.
     assert recorded == ["signed"] * len(strikes)
@@ -469,8 +413,9 @@ class Havoc(threading.Thread):
 
 
 @pytest.mark.timeout(300)
-def test_a_task_that_nobody_answers_in_time_costs_nothing(scene: Scene, expiring: int) -> None:
-    ended = scene.alice.await_order(expiring, "cancelled", "expired", within_s=150)
+def test_a_task_that_nobody_answers_in_time_costs_nothing(scene: Scene, expiring: Expiring) -> None:
+    charlie = expiring.owner
+    ended = charlie.await_order(expiring.order, "cancelled", "expired", within_s=150)
     assert (ended["order"]["paid"], Decimal(ended["order"]["held"])) == (None, 0)
-    assert scene.alice.held() == 0
+    assert (charlie.balance(), charlie.held()) == (expiring.had, 0)
     scene.audit.check()

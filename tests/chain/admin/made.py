@@ -150,11 +150,11 @@ def withdrawal(on: Network, client: Client, **fields: Any) -> Withdrawal:
 def task_order(at: Task, owner: Client, **fields: Any) -> TaskOrder:
     values: dict[str, Any] = {
         "status": "published", "expires_at": timezone.now() + timedelta(hours=1), "payment": at.payment,
-        "publication": transaction(at.network, Purpose.PUBLISH_TASK),
+        "publication": transaction(at.network, Purpose.PUBLISH_TASK), "task_address": at.address,
     } | fields  # fmt: skip
     return TaskOrder.objects.create(
         owner=owner, network=at.network, source_address=at.source.address, function="chat",
-        config_url=at.config_url, task_address=at.address, **values,
+        config_url=at.config_url, **values,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from chain import withdrawals
 from chain.models import Deposit, Network, Pin, Purpose, Service, Withdrawal
 from clients import ledger, terms
 from clients.models import AccountKind, Transfer, Wallet
+from inference.models import Model
 from marketplace.money import TOKEN
 from tests.chain.admin import made
 from tests.chain.admin.conftest import audited, text_of
@@ -43,9 +44,10 @@ def test_sources_that_wait_come_first_the_oldest_on_top(
 def test_a_source_is_served_with_functions_of_its_own(browser: Any, service: Service) -> None:
     defined = '{"analyze": {"kind": "chat", "prompt": "Positive or negative: {text}"}}'
     path = f"/admin/chain/service/{service.pk}"
-    browser.post(f"{path}/serve/", {"model": "", "functions": defined, "reason": "They pay well."})
+    Model.objects.create(name="llama")
+    browser.post(f"{path}/serve/", {"model": "llama", "functions": defined, "reason": "They pay well."})
     service.refresh_from_db()
-    assert (service.status, service.model, list(service.functions)) == ("served", "", ["analyze"])
+    assert (service.status, service.model, list(service.functions)) == ("served", "llama", ["analyze"])
     assert audited() == [("serve_source", "They pay well.")]
     page = text_of(browser.get(f"{path}/change/"))
     assert "Positive or negative" in page
@@ -56,7 +58,14 @@ def test_a_source_is_served_with_functions_of_its_own(browser: Any, service: Ser
 
 @pytest.mark.parametrize(
     ("model", "functions"),
-    [("no-such-model", "{}"), ("", "{"), ("", "[1]"), ("", '{"f": 1}'), ("", '{"f": {"kind": "?"}}')],
+    [
+        ("no-such-model", "{}"),
+        ("", "{"),
+        ("", "[1]"),
+        ("", '{"f": 1}'),
+        ("", '{"f": {"kind": "?"}}'),
+        ("", '{"f": {"kind": "chat", "prompt": "{text}"}}'),
+    ],
 )
 def test_what_is_wrong_is_said_beside_what_was_typed(
     browser: Any, service: Service, model: str, functions: str

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.utils.html import escape
 
 from chain import networks, reconciliation
-from chain.models import Network, Reconciliation
+from chain.models import Log, Network, Reconciliation
 from tests.chain.admin import made
-from tests.chain.admin.conftest import text_of
+from tests.chain.admin.conftest import audited, text_of
 
 
 @pytest.fixture
@@ -95,3 +96,35 @@ def test_a_real_comparison_is_run_and_shown(browser: Any, sending: Any) -> None:
     assert f"{sending.network} at block {row.block_number} adds up." in page
     for line in row.lines:
         assert escape(line["says"]) in page
+
+
+def test_a_payment_that_the_books_do_not_know_is_acknowledged_with_a_reason(
+    browser: Any, clerk: Any, network: Network
+) -> None:
+    log = made.log(network, "Withdrawn")
+    said = {"reference": "0x" + "01" * 32, "amount": "7", "to": made.address(), "sent": True}
+    place = {"address": network.address("TREASURY"), "block_number": 950}
+    Log.objects.filter(pk=log.pk).update(**place, arguments=said)
+    path = "/admin/chain/reconciliation/acknowledge-payments/"
+    assert clerk.post(path, {"reason": "x", ACTION_CHECKBOX_NAME: [log.pk]}).status_code == 403
+    page = text_of(browser.get(path))
+    assert said["reference"] in page
+    # One that came later is not acknowledged with those that were shown.
+    assert "01" * 32 not in text_of(browser.post(path, {"reason": "Unseen."}, follow=True))
+    assert audited() == []
+    body = {"reason": "From before the restore.", ACTION_CHECKBOX_NAME: [log.pk]}
+    assert "is acknowledged." in text_of(browser.post(path, body, follow=True))
+    assert audited() == [("acknowledge_payment", "From before the restore.")]
+    assert said["reference"] not in text_of(browser.get(path))
+
+
+def test_a_difference_is_acknowledged_with_a_reason(browser: Any, clerk: Any, network: Network) -> None:
+    fine, off = made.reconciliation(network), made.reconciliation(network, off_by=3)
+    path = f"/admin/chain/reconciliation/{off.pk}"
+    assert clerk.post(f"{path}/acknowledge/", {"reason": "x"}).status_code == 403
+    assert f"{path}/acknowledge/" in text_of(browser.get(f"{path}/change/"))
+    assert "/acknowledge/" not in text_of(browser.get(f"/admin/chain/reconciliation/{fine.pk}/change/"))
+    assert "treasury: 0.000000000000000003 OMNIT" in text_of(browser.get(f"{path}/acknowledge/"))
+    page = text_of(browser.post(f"{path}/acknowledge/", {"reason": "Forced in."}, follow=True))
+    assert "is acknowledged" in page
+    assert audited() == [("acknowledge_difference", "Forced in.")]

@@ -8,7 +8,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.utils import timezone
 
 from chain import pins
-from chain.models import Pin
+from chain.models import Pin, TaskStatus
 from clients.models import Blob
 from marketplace import bodies, storage
 
@@ -213,6 +213,35 @@ def test_what_a_chain_points_to_stays(task):
         config.refresh_from_db()
         assert not Pin.objects.filter(pk=other.pk).exists()
     assert config.keep_until > NOW + timedelta(days=59)
+
+
+def test_a_text_is_a_link_to_one_of_the_files_that_it_names(task):
+    """Else one task, whose config may have 4,096 characters, would keep very many of them."""
+    first, second = (pins.take(content, filename="", content_type="", now=NOW) for content in (b"1", b"2"))
+    task.config_url = f"{pins.url(first)} {pins.url(second)}"
+    task.save()
+    pins.sweep(now=first.keep_until + timedelta(days=1))
+    assert list(Pin.objects.values_list("pk", flat=True)) == [pins.cid_in(task.config_url)]
+
+
+@pytest.mark.parametrize("status", [TaskStatus.FINALIZED, TaskStatus.CANCELED, TaskStatus.NEW])
+def test_what_tasks_pointed_to_that_are_long_over_is_dropped(task, status):
+    config = pins.take(b"config", filename="", content_type="", now=NOW)
+    over = NOW + timedelta(days=20)
+    task.config_url, task.status, task.status_at = pins.url(config), status, over
+    task.expiry_time = int(over.timestamp())
+    task.save()
+    assert pins.sweep(now=over + timedelta(days=29)) == 0
+    Pin.objects.update(keep_until=over)
+    assert pins.sweep(now=over + timedelta(days=31)) == 1
+
+
+def test_what_may_be_confirmed_still_stays(task):
+    config = pins.take(b"config", filename="", content_type="", now=NOW)
+    task.config_url, task.status, task.status_at = pins.url(config), TaskStatus.RESPONDED, NOW
+    task.expiry_time = int(NOW.timestamp())
+    task.save()
+    assert pins.sweep(now=NOW + timedelta(days=300)) == 0
 
 
 def test_keeping_beyond_the_limit_is_refused(settings):

@@ -33,12 +33,13 @@ def test_the_client_package_reads_it(api, settings, manifest, local):
     assert (found.file_url, found.api_url) == (f"{settings.PUBLIC_URL}/file/create", settings.PUBLIC_URL)
 
 
-def test_a_node_of_ones_own_is_not_shown(api, settings, manifest, local):
+@pytest.mark.parametrize("own", ["https://node.example/secret", "http://127.0.0.1:9/local"])
+def test_a_node_of_ones_own_is_not_shown_but_the_manifests_public_one(api, settings, manifest, local, own):
     """Its URL may hold a secret."""
-    settings.CHAIN_RPC_URL = "https://node.example/secret"
+    settings.CHAIN_RPC_URL = own
     reply = api().get("/chain/networks/local/")
 
-    assert reply.json()["rpc_url"] == ""
+    assert reply.json()["rpc_url"] == "http://127.0.0.1:9/local"
     assert "secret" not in reply.content.decode()
 
 

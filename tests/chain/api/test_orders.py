@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
-from chain import floats, orders, outbox, outcomes
+from chain import floats, orders, outbox, outcomes, withdrawals
 from chain.models import (
     Log,
     ResponseStatus,
@@ -16,7 +16,7 @@ from chain.models import (
     TransactionStatus,
     VaultFloat,
 )
-from clients import accounts, ledger
+from clients import accounts, ledger, terms
 from clients.models import Transfer
 from marketplace.errors import InvalidRequest
 from marketplace.money import TOKEN
@@ -127,7 +127,7 @@ def test_what_could_not_be_published_costs_nothing(buyer, source, status):
     failed(made_.publication, status, "SourceInactive")
 
     made_.refresh_from_db()
-    assert (made_.status, made_.reason) == ("failed", "SourceInactive")
+    assert (made_.status, made_.reason) == ("failed", "The source takes no tasks any more. (SourceInactive)")
     assert money_of(buyer) == (10, 0)
     # It was deposited, and waits there for the next order.
     assert free(source.network) == 1
@@ -159,94 +159,6 @@ def test_what_was_thought_to_be_in_the_vault_and_is_not_is_deposited_by_the_next
 
     assert (money_of(buyer), free(source.network)) == ((10, 0), 0)
     assert order(buyer, source).deposit.value == TOKEN
-
-
-def test_the_owner_cancels_before_it_is_published(buyer, source):
-    made_ = order(buyer, source)
-    cancelled = orders.cancel(made_)
-
-    assert cancelled.status == "cancelled"
-    assert money_of(buyer) == (10, 0)
-    assert Transaction.objects.get(pk=made_.publication_id).status == "cancelled"
-    outcomes.sweep(now=NOW)
-    assert Transaction.objects.get(pk=made_.deposit_id).status == "cancelled"
-    assert free(source.network) == 0
-
-
-def test_what_is_being_published_cannot_be_cancelled(buyer, source):
-    made_ = order(buyer, source)
-    Transaction.objects.filter(pk=made_.publication_id).update(status=TransactionStatus.SENT)
-    with pytest.raises(orders.NotNow):
-        orders.cancel(made_)
-    assert money_of(buyer) == (9, 1)
-
-
-def test_the_owner_cancels_what_nobody_has_begun(buyer, source):
-    made_ = order(buyer, source)
-    task = published(made_)
-    made_.refresh_from_db()
-    orders.cancel(made_)
-    made_.refresh_from_db()
-    assert (made_.status, made_.cancellation.purpose) == ("cancelling", "cancel_task")
-    assert money_of(buyer) == (9, 1)
-
-    made.end(task, TaskStatus.CANCELED, block=95)
-    carried_out(made_.cancellation)
-    made_.refresh_from_db()
-    assert (made_.status, money_of(buyer), free(source.network)) == ("cancelled", (10, 0), 1)
-
-
-def test_what_a_provider_has_begun_is_not_cancelled(buyer, source):
-    made_ = order(buyer, source)
-    task = published(made_)
-    task.status = TaskStatus.ATTEMPTED
-    task.save()
-    made_.refresh_from_db()
-    with pytest.raises(orders.NotNow, match="quicker"):
-        orders.cancel(made_)
-
-
-def test_a_refused_cancellation_leaves_the_task_as_it_was(buyer, source):
-    made_ = order(buyer, source)
-    published(made_)
-    made_.refresh_from_db()
-    orders.cancel(made_)
-    made_.refresh_from_db()
-    failed(made_.cancellation, TransactionStatus.REFUSED, "AlreadyFinalized")
-    made_.refresh_from_db()
-    assert (made_.status, money_of(buyer)) == ("published", (9, 1))
-    assert "AlreadyFinalized" in made_.reason
-    again = orders.cancel(made_)
-    assert again.cancellation.reference != made_.cancellation.reference
-
-
-def test_an_expired_task_is_freed_on_the_chain(buyer, source):
-    made_ = order(buyer, source)
-    task = published(made_)
-    outcomes.sweep(now=NOW + timedelta(minutes=59))
-    made_.refresh_from_db()
-    assert made_.status == "published"
-
-    outcomes.sweep(now=LATER)
-    made_.refresh_from_db()
-    assert made_.status == "cancelling"
-    made.end(task, TaskStatus.EXPIRED, block=95)
-    carried_out(made_.cancellation)
-    made_.refresh_from_db()
-    assert (made_.status, money_of(buyer), free(source.network)) == ("expired", (10, 0), 1)
-
-
-def test_a_refused_expiry_is_tried_again_a_while_later(buyer, source):
-    made_ = order(buyer, source)
-    published(made_)
-    outcomes.sweep(now=LATER)
-    made_.refresh_from_db()
-    failed(made_.cancellation, TransactionStatus.REFUSED, "NotDue")
-    Transaction.objects.filter(pk=made_.cancellation_id).update(ended_at=LATER)
-    for passed, status in ((30, "published"), (61, "cancelling")):
-        outcomes.sweep(now=LATER + timedelta(seconds=passed))
-        made_.refresh_from_db()
-        assert made_.status == status
 
 
 def test_a_response_gives_the_owner_a_day_more_to_confirm(buyer, source):
@@ -494,3 +406,50 @@ def test_orders_and_their_ends_at_the_same_time_keep_the_books(settings, buyer, 
     assert set(TaskOrder.objects.values_list("status", flat=True)) == {"cancelled"}
     assert (free(source.network), money_of(buyer)) == (2, (10, 0))
     assert not Transaction.objects.exclude(status="cancelled").exists()
+
+
+def test_granted_credit_does_not_leave_as_coins(buyer, source):
+    """A task's payment goes to whatever wallet answers, and that may be the buyer's own."""
+    ledger.grant(client_id=buyer.pk, amount=100 * TOKEN, reference="grant:1", reason="x", by_id=None)
+    with pytest.raises(withdrawals.NotWithdrawable):
+        order(buyer, source, payment=11 * TOKEN)
+    order(buyer, source, payment=6 * TOKEN)
+    assert withdrawals.withdrawable(buyer) == 4 * TOKEN
+    with pytest.raises(withdrawals.NotWithdrawable):
+        order(buyer, source, payment=5 * TOKEN)
+    with pytest.raises(ledger.InsufficientFunds):
+        order(buyer, source, payment=200 * TOKEN)
+    assert TaskOrder.objects.count() == 1
+
+
+def test_what_a_task_was_paid_cannot_be_withdrawn_a_second_time(buyer, source):
+    ledger.grant(client_id=buyer.pk, amount=100 * TOKEN, reference="grant:1", reason="x", by_id=None)
+    made_ = order(buyer, source, payment=6 * TOKEN)
+    task = published(made_)
+    assert withdrawals.withdrawable(buyer) == 4 * TOKEN
+    made.confirm(made.response(task, payment=5 * TOKEN), block=50)
+    outcomes.follow(made_, now=NOW)
+    made_.refresh_from_db()
+    assert made_.status == "finished"
+    assert withdrawals.withdrawable(buyer) == 5 * TOKEN
+
+
+def test_nothing_is_paid_while_withdrawals_are_frozen(buyer, source, operator):
+    made_ = order(buyer, source)
+    terms.change(by=operator, reason="x", payouts_frozen=True)
+    for sent in (made_.deposit, made_.publication):
+        assert "frozen" in outbox.reason_to_wait(sent)
+    terms.change(by=operator, reason="x", payouts_frozen=False)
+    assert outbox.reason_to_wait(made_.deposit) == ""
+
+
+def test_a_publication_that_no_event_tells_of_is_told_once(buyer, source, caplog):
+    """As where the manifest's Controller is no contract."""
+    made_ = order(buyer, source)
+    carried_out(made_.deposit)
+    carried_out(made_.publication)
+    for _ in range(4):
+        outcomes.sweep(now=NOW)
+    made_.refresh_from_db()
+    assert (made_.status, "an operator has to look" in made_.reason) == ("publishing", True)
+    assert len([each for each in caplog.records if "its event is not known" in each.message]) == 1

@@ -7,8 +7,17 @@ import pytest
 from django.utils import timezone
 
 from chain import orders, pins
-from chain.models import Fulfilment, FulfilmentStatus, Pin, TaskOrder, Transaction, TransactionStatus
-from clients import keys, transfers
+from chain.models import (
+    Fulfilment,
+    FulfilmentStatus,
+    Pin,
+    Service,
+    Serving,
+    TaskOrder,
+    Transaction,
+    TransactionStatus,
+)
+from clients import keys, terms, transfers
 from clients.models import Wallet
 from marketplace.money import TOKEN
 from tests.chain.api import made
@@ -160,6 +169,7 @@ def test_a_task_is_ordered_and_its_payment_held(api, buyer, source, said):
         "publishing", "1", None, "analyze_sentiment",
     )  # fmt: skip
     assert (order["deposit"]["status"], order["publication"]["status"]) == ("queued", "queued")
+    assert found["delivery_method"] == "MANUAL_CONFIRMATION"
     assert money_of(buyer) == (9, 1)
     config = json.loads(pins.read(pins.cid_in(found["config_url"])))
     assert config == {"function_name": "analyze_sentiment", "data": {"text": "I love this product! 💥"}}
@@ -181,6 +191,17 @@ def test_once_it_is_on_the_chain_both_names_lead_to_it(api, buyer, charlie, sour
     # It is on the chain for everybody; whose it is, only its owner knows.
     stranger = api(charlie).get(f"{PATH}{task.address}/").json()
     assert stranger == found | {"order": None}
+
+
+def test_limits_are_refusals_with_a_sentence(api, buyer, source, said, operator):
+    terms.change(by=operator, reason="x", withdrawal_approval_above=TOKEN // 2)
+    reply = api(buyer).post(PATH, said)
+    assert (reply.status_code, reply.json()["code"]) == (403, "approval_needed")
+    source.network.confirmations = 200
+    source.network.save()
+    reply = api(buyer).post(PATH, said)
+    assert (reply.status_code, reply.json()["code"], reply["Retry-After"]) == (409, "not_final", "5")
+    assert not TaskOrder.objects.exists()
 
 
 def test_somebody_elses_order_does_not_exist(api, buyer, charlie, operator, source, said):
@@ -350,3 +371,20 @@ def test_what_is_being_published_is_not_taken_back(api, buyer, source, said):
 def test_what_is_not_there_is_not_found(api, alice, task):
     assert api(alice).get(f"{PATH}{task}/").status_code == 404
     assert api(alice).post(f"{PATH}{task}/cancel/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("function", "data", "words"),
+    [("sing", {"text": "la"}, "There is no function"), ("chat", {"messages": "hello"}, "messages")],
+)
+def test_what_our_nodes_would_decline_is_refused_before_it_costs_anything(
+    api, buyer, said, source, function, data, words
+):
+    Service.objects.create(
+        network=source.network, source_address=source.address, status=Serving.SERVED, model="llama"
+    )
+    answer = api(buyer).post(PATH, said | {"function_name": function, "data": data})
+    assert answer.status_code == 400, answer.content
+    assert words in answer.json()["detail"]
+    assert money_of(buyer) == (10, 0)
+    assert not TaskOrder.objects.exists()

@@ -138,3 +138,35 @@ def test_a_network_that_is_not_followed(api, owner):
 @pytest.mark.parametrize("value", ODD_VALUES)
 def test_odd_values_are_the_callers_mistake(api, owner, field, value):
     assert api(owner).post(PATH, SAID | {field: value}).status_code in (201, 400, 402, 404)
+
+
+def test_how_much_can_be_withdrawn_is_said(api, owner, fund):
+    """What is under way is gone, and counts for the day."""
+    fund(owner, 50, kind="earned")
+    assert api(owner).post(PATH, SAID).status_code == 201
+
+    said = api(owner).get(f"{PATH}limits/").json()
+
+    assert (said["spendable"], said["earned"], said["used_today"]) == ("6", "50", "4")
+    assert (said["minimum"], said["daily"], said["approval_above"]) == ("0", None, None)
+    assert (said["is_frozen"], said["currency"]) == (False, "OMNIT")
+
+
+def test_the_limits_are_those_of_the_terms(api, owner, operator):
+    terms.change(
+        by=operator, reason="Careful", payouts_frozen=True, withdrawal_minimum=TOKEN, withdrawal_daily=7 * TOKEN,
+        withdrawal_approval_above=5 * TOKEN,
+    )  # fmt: skip
+
+    said = api(owner).get(f"{PATH}limits/").json()
+
+    assert (said["minimum"], said["daily"], said["approval_above"], said["is_frozen"]) == (
+        "1",
+        "7",
+        "5",
+        True,
+    )
+
+
+def test_limits_are_for_whoever_is_signed_in(api):
+    assert api().get(f"{PATH}limits/").status_code == 401

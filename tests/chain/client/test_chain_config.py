@@ -150,3 +150,11 @@ def test_the_document_s_enumeration_stays_as_it_is() -> None:
 
 def test_abis_are_at_hand() -> None:
     assert any(entry.get("name") == "publishSource" for entry in ChainConfig.load_abi("NexusAbi"))
+
+
+def test_a_network_whose_node_is_not_told_says_how_to_name_one() -> None:
+    """As a marketplace serves it whose own node's URL is a secret."""
+    ChainConfig.use(MANIFEST | {"rpc_url": ""})
+
+    with pytest.raises(ConfigurationError, match="CHAIN_RPC_URL"):
+        vault_balance("0x" + "0c" * 20)

@@ -35,6 +35,7 @@ from chain.client.errors import (
     NoSuchTask,
     NotTaskOwner,
     ResponseAlreadyConfirmed,
+    Reverted,
 )
 from chain.client.interface import interface
 from chain.client.steps import Http
@@ -194,6 +195,11 @@ def test_a_response_is_confirmed_once(answered: tuple[str, str], network: Networ
 
     assert caught.value.reason == "AlreadyConfirmed"
     assert network.head() == head, "no gas was paid"
+
+
+def test_a_tasks_address_in_place_of_a_responses_is_told(answered: tuple[str, str]) -> None:
+    with pytest.raises(Reverted, match="there is no response at this address"):
+        confirm_response(answered[0])
 
 
 def test_only_the_tasks_client_confirms(answered: tuple[str, str], network: Network) -> None:

@@ -252,3 +252,14 @@ def test_it_is_quick(chain: Network) -> None:
 
     assert writing < 4, "about half a second on a quiet machine"
     assert reading < 2
+
+
+def test_a_port_that_is_taken_is_named(chain: Network, tmp_path: Path) -> None:
+    port = chain.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "chain.devnet", "--home", str(tmp_path / "second"), "--port", port]
+
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False)
+
+    assert ended.returncode == 1
+    assert f"127.0.0.1:{port}" in ended.stdout
+    assert "--port 0" in ended.stdout
