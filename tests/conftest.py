@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,18 @@ def _quick_passwords(settings: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _empty_cache(settings: Any) -> None:
+def _empty_cache(settings: Any) -> Iterator[None]:
     """Each test has a corner of Valkey of its own, so that runs beside each other do not meet."""
+    from django.core.cache import caches
+
     default = settings.CACHES["default"] | {"KEY_PREFIX": secrets.token_hex(8)}
     settings.CACHES = settings.CACHES | {"default": default}
+    yield
+    # Nobody else closes the connections of a cache that is replaced.
+    for cache in caches.all(initialized_only=True):
+        if "_cache" in vars(cache):
+            for pool in cache._cache._pools.values():
+                pool.disconnect()
 
 
 def _person(name: str, **fields: Any) -> Any:

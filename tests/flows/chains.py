@@ -314,7 +314,12 @@ def away(marketplace: Marketplace, how: str) -> Iterator[None]:
 
 
 def _keep_killing(marketplace: Marketplace, part: str, over: threading.Event) -> None:
+    """Each process once: its number may be another's as soon as it has been reaped."""
+    killed = 0
     while not over.is_set():
-        with suppress(ProcessLookupError):
-            os.kill(marketplace.pid(part), signal.SIGKILL)
+        found = marketplace.pid(part)
+        if found != killed:
+            killed = found
+            with suppress(ProcessLookupError):
+                os.kill(found, signal.SIGKILL)
         time.sleep(0.05)

@@ -71,8 +71,8 @@ class Person:
                     return reply.json()
             except requests.ConnectionError as error:
                 reply = error  # type: ignore[assignment]
-            assert time.monotonic() < deadline, (method, path, reply)
-            time.sleep(0.1)
+            assert time.monotonic() < deadline, (method, path, reply, getattr(reply, "text", ""))
+            time.sleep(0.5)
 
     def balance(self) -> Decimal:
         return Decimal(self.get("/account/balance")["balance"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,6 @@ import requests
 from eth_account import Account
 
 from chain.client import (
-    ChainConfig,
     DeliveryMethod,
     ImageEnvironments,
     Network,
@@ -59,7 +58,9 @@ class Scene:
     def deposit(self, coins: str, whom: Person | None = None) -> str:
         """The hash of a wallet's transaction that brings somebody (alice) money."""
         number = (whom or self.alice).get("/chain/deposits/address/")[0]["account_number"]
-        return str(treasury.deposit(number, int(Decimal(coins) * TOKEN), PAYER.private_key))
+        return str(
+            treasury.deposit(number, int(Decimal(coins) * TOKEN), PAYER.private_key, network=self.network)
+        )
 
     def deposited(self, transaction: str) -> dict[str, Any] | None:
         found = [
@@ -103,20 +104,17 @@ class Scene:
         eventually(is_answered, within_s=60, every_s=1)
 
 
-@contextmanager
-def staged(marketplace: Marketplace) -> Iterator[Scene]:
+def staged(marketplace: Marketplace) -> Scene:
     manifest = json.loads((marketplace.home / "chain" / "network.json").read_text())
     node = Node(manifest["rpc_url"])
     network = Network.from_manifest(
         {**manifest, "file_url": f"{marketplace.url}/file/create", "api_url": marketplace.url}
     )
-    ChainConfig.use(network)
     alice = Person.register(marketplace, "alice")
     wallet = alice.link(Account.create().key.hex())
     provider = marketplace.provider
     bob = Person(marketplace, provider["email"], provider["password"])
-    yield Scene(marketplace, node, network, Audit(marketplace, node, manifest), alice, bob, wallet)
-    ChainConfig.reset()
+    return Scene(marketplace, node, network, Audit(marketplace, node, manifest), alice, bob, wallet)
 
 
 def publish_through_rest(scene: Scene, *, served: bool, lockup: str = "0") -> str:
@@ -162,7 +160,7 @@ def publish_by_wallet(scene: Scene) -> str:
         maxExpiryDuration=86_400,
         deliveryMethod=DeliveryMethod.MANUAL_CONFIRMATION,
     )
-    source = publish_source(info, CHARLIE.private_key)
+    source = publish_source(info, CHARLIE.private_key, network=scene.network)
     path = f"/chain/sources/{source}/"
 
     def is_served() -> bool:

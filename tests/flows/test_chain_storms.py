@@ -57,10 +57,10 @@ CALLS = (
 
 
 @pytest.fixture(scope="module")
-def scene(marketplace: Marketplace) -> Iterator[Scene]:
-    with staged(marketplace) as found:
-        found.await_deposit(found.deposit("20"), "credited")
-        yield found
+def scene(marketplace: Marketplace) -> Scene:
+    found = staged(marketplace)
+    found.await_deposit(found.deposit("20"), "credited")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,9 @@ def test_a_reorganisation_across_a_deposit_and_a_response(
     scene: Scene, wallet_source: str, gone: str
 ) -> None:
     before, incomes = scene.alice.balance(), len(scene.bob.incomes())
-    task = publish_task(task_for(wallet_source), CHARLIE.private_key, auto_deposit=True)
+    task = publish_task(
+        task_for(wallet_source), CHARLIE.private_key, auto_deposit=True, network=scene.network
+    )
     deposit = scene.deposit("3")
     scene.await_deposit(deposit, "credited")
     response = scene.alice.await_response(task)
@@ -204,7 +206,7 @@ def test_a_reorganisation_across_a_deposit_and_a_response(
 
     again = scene.alice.await_response(task)
     eventually(lambda: scene.node.receipt(submission[0]), within_s=60)
-    confirm_response(again, CHARLIE.private_key)
+    confirm_response(again, CHARLIE.private_key, network=scene.network)
     scene.await_fulfilment(task, "confirmed")
     assert len(scene.bob.incomes()) == incomes + 1
     scene.audit.check()
@@ -231,7 +233,9 @@ def wallet_source(scene: Scene) -> str:
 def test_a_reorganisation_of_what_is_not_final(cautious: Scene, cautious_source: str, gone: str) -> None:
     scene = cautious
     before, incomes = scene.alice.balance(), len(scene.bob.incomes())
-    task = publish_task(task_for(cautious_source), CHARLIE.private_key, auto_deposit=True)
+    task = publish_task(
+        task_for(cautious_source), CHARLIE.private_key, auto_deposit=True, network=scene.network
+    )
     with scene.node.ticking():
         response = scene.alice.await_response(task)
     deposit = scene.deposit("3")
@@ -252,7 +256,7 @@ def test_a_reorganisation_of_what_is_not_final(cautious: Scene, cautious_source:
     with scene.node.ticking():
         again = scene.alice.await_response(task)
         scene.await_fulfilment(task, "answered")
-        confirm_response(again, CHARLIE.private_key)
+        confirm_response(again, CHARLIE.private_key, network=scene.network)
         scene.await_fulfilment(task, "confirmed")
         if gone == "nothing":
             scene.await_deposit(deposit, "credited")
@@ -271,8 +275,7 @@ def cautious() -> Iterator[Scene]:
     manifest = home / "chain" / "network.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"confirmations": 12}))
     found = start(home, CHAIN_TIMEOUT_S="3")
-    with staged(found) as scene:
-        yield scene
+    yield staged(found)
     stop(found)
     shutil.rmtree(home, ignore_errors=True)
 
