@@ -39,10 +39,13 @@ _NOT_KEPT = "idempotency_reply_not_kept"
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a request can cost at most (base units), and the ceiling that keeps it with nodes that are cheap enough."""
+    """What a request can cost at most (base units), and the ceiling that keeps it with nodes that are cheap enough;
+    `is_needed` where a node that is too dear was seen.
+    """
 
     cost: int
     ceiling: str = ""
+    is_needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def foresee(request: Request, *, budget: int) -> Outlook:
     said = _dry_run(request)
     cost = _cost(said)
     if cost <= budget:
-        return Outlook(cost)
+        return Outlook(cost, _ceiling(said, budget, cost) if cost else "")
     # The node that was looked at is too dear; a cheaper one may be there.
     ceiling = _ceiling(said, budget, cost)
     try:
@@ -89,7 +92,7 @@ def foresee(request: Request, *, budget: int) -> Outlook:
         raise _too_low(cost, budget) from None
     if _cost(cheaper) > budget:
         raise _too_low(cost, budget)
-    return Outlook(_cost(cheaper), ceiling)
+    return Outlook(_cost(cheaper), ceiling, is_needed=True)
 
 
 def ask(request: Request, *, key: str, budget: int, deadline_s: float) -> Answer:
@@ -102,8 +105,18 @@ def ask(request: Request, *, key: str, budget: int, deadline_s: float) -> Answer
         "X-Max-Cost": money.render(budget),
         "X-Deadline-S": f"{min(deadline_s, settings.REQUEST_DEADLINE_S):.3f}",
     }
-    if outlook.ceiling:
+    if outlook.is_needed:
         headers["X-Max-Price"] = outlook.ceiling
+    try:
+        return _asked(request, headers, key, deadline_s)
+    except Later as why:
+        if why.code != "over_maximum_cost" or outlook.is_needed or not outlook.ceiling:
+            raise
+        # It came to another node than the one that was looked at.
+        return _asked(request, {**headers, "X-Max-Price": outlook.ceiling}, key, deadline_s)
+
+
+def _asked(request: Request, headers: dict[str, str], key: str, deadline_s: float) -> Answer:
     body = _written(request)
     # A request that has become another one (the source is served with another model now) is another one.
     key = f"{key}:{sha256(body).hexdigest()[:16]}"

@@ -152,6 +152,18 @@ def test_a_node_that_is_too_dear_is_passed_over_for_a_cheaper_one(
     assert len(engine.asked) == 12
 
 
+def test_a_request_that_comes_to_a_dearer_node_than_was_looked_at_is_sent_again_within_the_price(
+    at: None, server: Server, add_priced: Callable[..., Node], engine: Engine, monkeypatch: Any
+) -> None:
+    add_priced("dear", 10_000)
+    seen = asking.Outlook(TOKEN, "prompt=2000, completion=2000, request=0")
+    monkeypatch.setattr(asking, "foresee", lambda request, budget: seen)
+    with pytest.raises(Later) as caught:
+        asking.ask(CHAT, key="k", budget=2 * TOKEN, deadline_s=5)
+    assert caught.value.code == "policy_not_met"
+    assert not engine.asked
+
+
 def test_where_all_are_too_dear_the_payment_is_too_low(
     at: None, server: Server, add_priced: Callable[..., Node], engine: Engine
 ) -> None:
