@@ -46,7 +46,10 @@ UNPAID = """
     FULL JOIN (SELECT * FROM clients_transfer WHERE kind = 'inference') AS t
         ON t.reference = 'inference:' || i.id
     WHERE coalesce(i.charged, -1) <> coalesce(t.amount, 0) OR coalesce(i.fee, -1) <> coalesce(t.fee, 0)
-        OR (i.charged > 0 AND i.status NOT IN ('completed', 'partial')) OR (i.charged = 0 AND i.status = 'completed')
+        OR (i.charged > 0 AND i.status NOT IN ('completed', 'partial'))
+        -- What chains want is paid there.
+        OR (i.charged = 0 AND i.status = 'completed' AND i.client_id NOT IN (
+            SELECT id FROM clients_client WHERE email = 'house:onchain@house.invalid'))
         OR t.destination_id <> (SELECT id FROM clients_account WHERE kind = 'earned' AND client_id = i.provider_id)
         OR t.source_id <> (SELECT id FROM clients_account WHERE kind = 'spendable' AND client_id = i.client_id)
 """
