@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import django
+import hypothesis
 import pytest
 
 from marketplace.embedded import services
@@ -27,6 +28,9 @@ DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 PASSWORD = "correct horse battery"
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A server with nodes, for the tests that need one.
 pytest_plugins = ["tests.served"]
