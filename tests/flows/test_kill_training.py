@@ -75,15 +75,16 @@ def test_a_training_here_survives_that_its_parts_are_killed(marketplace, trainin
 
 
 def named(node: TrainingAgent, *words: str) -> list[psutil.Process]:
-    return [each for each in node.programs() if all(word in _command(each) for word in words)]
+    """The node's processes with one of these words on their command line."""
+    return [each for each in node.programs() if any(word in _command(each) for word in words)]
 
 
-def _command(process: psutil.Process) -> str:
+def _command(process: psutil.Process) -> list[str]:
     """Empty for one that has ended meanwhile."""
     try:
-        return " ".join(process.cmdline())
+        return process.cmdline()
     except psutil.NoSuchProcess:  # a zombie is one, too
-        return ""
+        return []
 
 
 @pytest.mark.timeout(600)
