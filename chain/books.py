@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from chain.models import Deposit, DepositStatus, Withdrawal
-from chain.withdrawals import OPEN
+from chain.models import OPEN_WITHDRAWALS, Deposit, DepositStatus, Withdrawal
 from clients import books
 from clients.books import Check, Purpose, Standing
 
@@ -11,7 +10,7 @@ from clients.books import Check, Purpose, Standing
 def _withdrawals(ids: Sequence[int]) -> dict[int, Standing]:
     # An operator may take time to decide, and a chain to confirm.
     return {
-        row.pk: Standing(row.get_status_display(), ended=row.status not in OPEN)
+        row.pk: Standing(row.get_status_display(), ended=row.status not in OPEN_WITHDRAWALS)
         for row in Withdrawal.objects.filter(pk__in=ids)
     }
 

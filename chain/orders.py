@@ -22,7 +22,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
-from chain import documents, floats, functions, keys, outbox, pins, services, withdrawals
+from chain import allowances, documents, floats, functions, keys, outbox, pins, services
 from chain.ethereum import encoded
 from chain.models import (
     ENDED_ORDERS,
@@ -156,7 +156,7 @@ def publish(
 ) -> TaskOrder:
     """Have a task published; `payment` (base units) is held from now on. What an API key orders counts in its budgets.
 
-    Raises NotOffered, NotFinal, NeedsApproval, TooManyOrders, withdrawals.OverDailyLimit, withdrawals.NotWithdrawable,
+    Raises NotOffered, NotFinal, NeedsApproval, TooManyOrders, allowances.OverDailyLimit, allowances.NotWithdrawable,
     keys.NoKey, ledger.InsufficientFunds, ledger.BudgetExceeded.
     """
     check(source, payment=payment, expires_at=expires_at, now=now)
@@ -254,16 +254,16 @@ def _check_limits(owner: Client, payment: int, now: datetime) -> None:
             details={"most": money.render(most)},
         )
     if limits.withdrawal_daily is not None:
-        withdrawals.check_day(owner, payment, limits.withdrawal_daily, now)
+        allowances.check_day(owner, payment, limits.withdrawal_daily, now)
 
 
 def _check_own_money(owner: Client, payment: int) -> None:
     """What pays for a task are coins, to whatever wallet answers: somebody's own, too. So it is as with withdrawals."""
-    account, available = ledger.account(owner.pk, AccountKind.SPENDABLE), withdrawals.withdrawable(owner)
+    account, available = ledger.account(owner.pk, AccountKind.SPENDABLE), allowances.withdrawable(owner)
     total, held = ledger.balances([account])[account.pk]
     # Where there is too little of any money, the hold says so.
     if available < payment <= total - held:
-        raise withdrawals.NotWithdrawable(
+        raise allowances.NotWithdrawable(
             f"{money.named(available)} of this account can pay for tasks on chains: what was deposited or earned, and "
             "is still there. Granted credit, and what others have sent you, can only be spent here.",
             details={"available": money.render(available), "needed": money.render(payment)},

@@ -7,41 +7,35 @@ orders them, `uuid.bytes`). Money is freed only where nothing that was signed ca
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import QuerySet
 from eth_utils import keccak, to_checksum_address
 
-from chain import acknowledgements, keys, outbox
+from chain import acknowledgements, allowances, keys, outbox
 from chain.ethereum import encoded
 from chain.models import (
-    ENDED_ORDERS,
+    OPEN_WITHDRAWALS,
     Log,
     Network,
     Purpose,
-    TaskOrder,
     Transaction,
     TransactionStatus,
     Withdrawal,
     WithdrawalStatus,
 )
 from clients import audit, ledger, terms
-from clients.models import Account, AccountKind, Client, Transfer, TransferKind, Wallet
+from clients.models import AccountKind, Client, TransferKind, Wallet
 from clients.payouts import PayoutsFrozen, ReasonMissing
 from marketplace import money
-from marketplace.errors import Conflict, InvalidRequest, PaymentRequired, Unavailable
+from marketplace.errors import Conflict, InvalidRequest, Unavailable
 
 logger = logging.getLogger(__name__)
 
 MAX_OPEN = 20
 KINDS = (AccountKind.SPENDABLE, AccountKind.EARNED)
 Status = WithdrawalStatus
-
-OPEN = (Status.REQUESTED, Status.APPROVED, Status.SENDING)
-# What money left or may leave by.
-COUNTED = (*OPEN, Status.CONFIRMED)
 
 # What passes without anybody's withdrawal being at fault: it waits, and is tried again later and later.
 _PASSES = {
@@ -75,18 +69,6 @@ class BelowMinimum(InvalidRequest):
     code = "below_minimum"
 
 
-class OverDailyLimit(Conflict):
-    """Details: `allowed`, `used`, decimal strings of tokens."""
-
-    code = "over_daily_limit"
-
-
-class NotWithdrawable(PaymentRequired):
-    """Credit that was given, or sent by others, can be spent and not withdrawn. Details: `available`, `needed`."""
-
-    code = "not_withdrawable"
-
-
 class TooManyWithdrawals(Conflict):
     code, message = "too_many_withdrawals", f"{MAX_OPEN} of your withdrawals are under way already."
 
@@ -118,63 +100,6 @@ def payment_reference(withdrawal: Withdrawal) -> str:
     return "0x" + keccak(withdrawal.uuid.bytes).hex()
 
 
-def withdrawable(client: Client, kind: AccountKind = AccountKind.SPENDABLE) -> int:
-    """How much of an account can be withdrawn now, in base units.
-
-    All that was earned; and of what can be spent no more than came in by deposits and from what the client had earned,
-    less what was withdrawn before or paid for tasks on chains: granted credit, and what others sent, is for spending.
-    """
-    account = ledger.account(client.pk, kind)
-    total, held = ledger.balances([account])[account.pk]
-    free = max(total - held, 0)
-    if kind == AccountKind.EARNED:
-        return free
-    return max(min(free, _brought_in(client, account) - _gone(client, kind)), 0)
-
-
-def _gone(client: Client, kind: AccountKind) -> int:
-    """What has left an account for chains, or may leave it: withdrawals, and payments of tasks."""
-    withdrawn = of(client).filter(account_kind=kind, status__in=COUNTED).aggregate(total=Sum("amount"))
-    return int(withdrawn["total"] or 0) + _of_orders(TaskOrder.objects.filter(owner=client))
-
-
-def _of_orders(orders: QuerySet[TaskOrder]) -> int:
-    """What orders of tasks have paid, or may pay."""
-    paid = orders.aggregate(paid=Sum("paid"), open=Sum("payment", filter=~Q(status__in=ENDED_ORDERS)))
-    return sum(int(amount or 0) for amount in paid.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client can withdraw, in base units; None: no such limit.
-
-    `spendable` and `earned` can leave these accounts now, of all accounts together `daily` less `used_today` on this
-    day (UTC). `minimum` is the least; beyond `approval_above` an operator decides.
-    """
-
-    spendable: int
-    earned: int
-    minimum: int
-    daily: int | None
-    used_today: int
-    approval_above: int | None
-    is_frozen: bool
-
-
-def limits_of(client: Client, *, now: datetime) -> Limits:
-    """What `request` would allow a client now."""
-    said = terms.current()
-    return Limits(
-        spendable=withdrawable(client),
-        earned=withdrawable(client, AccountKind.EARNED),
-        minimum=said.withdrawal_minimum or 0,
-        daily=said.withdrawal_daily,
-        used_today=_used_today(client, now),
-        approval_above=said.withdrawal_approval_above,
-        is_frozen=said.payouts_frozen,
-    )
-
-
 @transaction.atomic
 def request(
     client: Client,
@@ -187,8 +112,9 @@ def request(
 ) -> Withdrawal:
     """Ask for base units to be paid to one's wallet; they are held from now on.
 
-    Raises NoTreasury, WalletNotLinked, WrongAccount, BelowMinimum, OverDailyLimit, NotWithdrawable, TooManyWithdrawals,
-    ledger.InsufficientFunds, ledger.BudgetExceeded (a budget of the account counts what leaves it, too).
+    Raises NoTreasury, WalletNotLinked, WrongAccount, BelowMinimum, TooManyWithdrawals, allowances.OverDailyLimit,
+    allowances.NotWithdrawable, ledger.InsufficientFunds, ledger.BudgetExceeded (a budget of the account counts what
+    leaves it, too).
     """
     if not network.address("TREASURY"):
         raise NoTreasury()
@@ -198,7 +124,7 @@ def request(
     Client.objects.select_for_update(no_key=True).get(pk=client.pk)
     if not Wallet.objects.filter(client=client, address=address.lower()).exists():
         raise WalletNotLinked(param="address")
-    if of(client).filter(status__in=OPEN).count() >= MAX_OPEN:
+    if of(client).filter(status__in=OPEN_WITHDRAWALS).count() >= MAX_OPEN:
         raise TooManyWithdrawals()
     _check_limits(client, amount, account_kind, now)
     above = terms.current().withdrawal_approval_above
@@ -276,42 +202,14 @@ def _check_limits(client: Client, amount: int, kind: AccountKind, now: datetime)
         least = money.named(limits.withdrawal_minimum or 1)
         raise BelowMinimum(f"A withdrawal is of {least} or more.", param="amount")
     if limits.withdrawal_daily is not None:
-        check_day(client, amount, limits.withdrawal_daily, now)
-    available = withdrawable(client, kind)
+        allowances.check_day(client, amount, limits.withdrawal_daily, now)
+    available = allowances.withdrawable(client, kind)
     if kind == AccountKind.SPENDABLE and amount > available:
-        raise NotWithdrawable(
+        raise allowances.NotWithdrawable(
             f"{money.named(available)} of this account can be withdrawn: what was deposited or earned, and is still "
             "there. Granted credit, and what others have sent you, can only be spent.",
             details={"available": money.render(available), "needed": money.render(amount)},
         )
-
-
-def check_day(client: Client, amount: int, allowed: int, now: datetime) -> None:
-    """Whether a client may have so much leave for chains today, besides what has left. Raises OverDailyLimit."""
-    used = _used_today(client, now)
-    if used + amount > allowed:
-        raise OverDailyLimit(
-            f"{money.named(allowed)} can be withdrawn, or pay for tasks on chains, on a day (UTC), of which "
-            f"{money.render(used)} are used.",
-            details={"allowed": money.render(allowed), "used": money.render(used)},
-        )
-
-
-def _used_today(client: Client, now: datetime) -> int:
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    counted = of(client).filter(requested_at__gte=today, status__in=COUNTED)
-    withdrawn = int(counted.aggregate(total=Sum("amount"))["total"] or 0)
-    return withdrawn + _of_orders(TaskOrder.objects.filter(owner=client, created_at__gte=today))
-
-
-def _brought_in(client: Client, account: Account) -> int:
-    """What came into an account from the client's own pocket, in base units."""
-    own = Q(kind=TransferKind.DEPOSIT) | Q(
-        kind=TransferKind.TRANSFER, source__client=client, source__kind=AccountKind.EARNED
-    )
-    came = Transfer.objects.filter(own, destination=account).aggregate(total=Sum("amount"))["total"] or 0
-    taken_back = Transfer.objects.filter(source=account, reverses__kind=TransferKind.DEPOSIT)
-    return int(came) - int(taken_back.aggregate(total=Sum("amount"))["total"] or 0)
 
 
 @transaction.atomic
@@ -329,7 +227,7 @@ def _take_back(
     if withdrawal.transaction_id is not None:
         sending = Transaction.objects.select_for_update().get(pk=withdrawal.transaction_id)
     row = Withdrawal.objects.select_for_update().get(pk=withdrawal.pk)
-    if row.status not in OPEN:
+    if row.status not in OPEN_WITHDRAWALS:
         raise WithdrawalDecided(f"This withdrawal is {row.get_status_display()} already.")
     if row.transaction_id is not None and sending is None:
         sending = Transaction.objects.select_for_update().get(pk=row.transaction_id)

@@ -27,7 +27,7 @@ from chain.admin.columns import (
     whole,
     wide,
 )
-from chain.models import TransactionStatus, Withdrawal, WithdrawalStatus
+from chain.models import OPEN_WITHDRAWALS, TransactionStatus, Withdrawal, WithdrawalStatus
 from clients import terms
 from clients.admin import reasons, rows
 from clients.admin.rows import amount, moment
@@ -231,7 +231,7 @@ def _possible(row: Withdrawal) -> tuple[str, ...]:
     if row.status == WithdrawalStatus.REQUESTED:
         return ("approve_one", "refuse_one")
     sent = row.transaction is not None and row.transaction.status != TransactionStatus.QUEUED
-    return ("refuse_one",) if row.status in withdrawals.OPEN and not sent else ()
+    return ("refuse_one",) if row.status in OPEN_WITHDRAWALS and not sent else ()
 
 
 def _described(row: Withdrawal) -> str:

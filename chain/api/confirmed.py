@@ -65,8 +65,7 @@ class ConfirmedView(APIView):
         },
     )
     def get(self, request: Request, address: str) -> Response:
-        asked = WhichOne(data=request.query_params)
-        asked.is_valid(raise_exception=True)
+        asked = WhichOne.of(request)
         found = registry.confirmed_response(address, network=asked.network_row())
         return Response({"data": _shown(found)})
 

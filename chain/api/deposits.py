@@ -86,13 +86,9 @@ class DepositsViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Deposit
     def filter_queryset(self, queryset: QuerySet[Deposit, Any]) -> QuerySet[Deposit, Any]:
         if self.action != "list":
             return queryset
-        asked = DepositFilter(data=self.request.query_params)
-        asked.is_valid(raise_exception=True)
-        if network := asked.network_row():
-            queryset = queryset.filter(network=network)
-        if "status" in asked.validated_data:
-            queryset = queryset.filter(status=asked.validated_data["status"])
-        return queryset
+        asked = DepositFilter.of(self.request)
+        rows, said = asked.narrow(queryset), asked.validated_data
+        return rows.filter(status=said["status"]) if "status" in said else rows
 
     @swagger_auto_schema(
         operation_id="chain_deposits_list",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from django.db.models import Model, QuerySet
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
 
 from chain import registry
 from chain.models import Network, Placed, Transaction
@@ -49,28 +50,38 @@ class AddressField(serializers.CharField):
         return found
 
 
-class Which(serializers.Serializer[Any]):
+class _Query(serializers.Serializer[Any]):
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """What a request's query asks for. Raises ValidationError."""
+        asked = cls(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        return asked
+
+    def network_row(self) -> Network | None:
+        """Raises UnknownFilter."""
+        return registry.network_named(self.validated_data.get("network"))
+
+
+class Which(_Query):
     """What every list can be narrowed to."""
 
     network = serializers.CharField(
         max_length=40, required=False, help_text="A network's name or chain id; all of them if left out."
     )
 
-    def network_row(self) -> Network | None:
-        """Raises UnknownFilter."""
-        return registry.network_named(self.validated_data.get("network"))
+    def narrow(self, rows: QuerySet[Row]) -> QuerySet[Row]:
+        """The rows on its network. Raises UnknownFilter."""
+        network = self.network_row()
+        return rows.filter(network=network) if network else rows
 
 
-class WhichOne(serializers.Serializer[Any]):
+class WhichOne(_Query):
     network = serializers.CharField(
         max_length=40,
         required=False,
         help_text="A network's name or chain id. Left out: whichever has this address, the default network first.",
     )
-
-    def network_row(self) -> Network | None:
-        """Raises UnknownFilter."""
-        return registry.network_named(self.validated_data.get("network"))
 
 
 class PlaceSerializer(serializers.Serializer[Any]):

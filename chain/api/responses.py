@@ -79,11 +79,8 @@ class ResponsesViewSet(GenericViewSet[models.Response]):
         responses={200: ResponseSerializer(many=True), **errors(400, 401)},
     )
     def list(self, request: Request) -> Response:
-        asked = ResponseFilter(data=request.query_params)
-        asked.is_valid(raise_exception=True)
-        rows, said = _rows().order_by("-pk"), asked.validated_data
-        if network := asked.network_row():
-            rows = rows.filter(network=network)
+        asked = ResponseFilter.of(request)
+        rows, said = asked.narrow(_rows().order_by("-pk")), asked.validated_data
         if "task" in said:
             rows = rows.filter(task__address=said["task"])
         if "source" in said:
@@ -135,8 +132,7 @@ def _rows() -> QuerySet[models.Response]:
 
 def _find(request: Request, address: str) -> models.Response:
     """Raises NotOnChain, UnknownFilter."""
-    asked = WhichOne(data=request.query_params)
-    asked.is_valid(raise_exception=True)
+    asked = WhichOne.of(request)
     return registry.at(_rows(), address, network=asked.network_row())
 
 

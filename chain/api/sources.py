@@ -174,11 +174,8 @@ class SourcesViewSet(GenericViewSet[Source]):
         responses={200: SourceSerializer(many=True), **errors(400, 401)},
     )
     def list(self, request: Request) -> Response:
-        asked = SourceFilter(data=request.query_params)
-        asked.is_valid(raise_exception=True)
-        rows, said = Source.objects.select_related("network"), asked.validated_data
-        if network := asked.network_row():
-            rows = rows.filter(network=network)
+        asked = SourceFilter.of(request)
+        rows, said = asked.narrow(Source.objects.select_related("network")), asked.validated_data
         if "status" in said:
             rows = rows.filter(status=_STATUSES[said["status"]])
         if said["mine"]:
@@ -194,8 +191,7 @@ class SourcesViewSet(GenericViewSet[Source]):
         responses={200: SourceSerializer, **errors(400, 401, 404)},
     )
     def retrieve(self, request: Request, source: str) -> Response:
-        asked = WhichOne(data=request.query_params)
-        asked.is_valid(raise_exception=True)
+        asked = WhichOne.of(request)
         viewer = caller(request)
         if source.isascii() and source.isdecimal():
             return Response(shown(_ordered(request, source)))

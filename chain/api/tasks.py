@@ -106,8 +106,7 @@ class TasksViewSet(GenericViewSet[Task]):
         responses={200: TaskSerializer(many=True), **errors(400, 401)},
     )
     def list(self, request: Request) -> Response:
-        asked = TaskFilter(data=request.query_params)
-        asked.is_valid(raise_exception=True)
+        asked = TaskFilter.of(request)
         viewer, said = caller(request), asked.validated_data
         if said["mine"]:
             page = page_of(self, _orders(asked, orders.of(viewer)))
@@ -124,8 +123,7 @@ class TasksViewSet(GenericViewSet[Task]):
         responses={200: TaskSerializer, **errors(400, 401, 404)},
     )
     def retrieve(self, request: Request, task: str) -> Response:
-        asked = WhichOne(data=request.query_params)
-        asked.is_valid(raise_exception=True)
+        asked = WhichOne.of(request)
         return self._answer(self._find(request, task, asked))
 
     @swagger_auto_schema(
@@ -222,9 +220,7 @@ def _source(said: dict[str, Any]) -> Source:
 
 
 def _tasks(asked: TaskFilter) -> QuerySet[Task]:
-    rows, said = Task.objects.select_related("network", "source"), asked.validated_data
-    if network := asked.network_row():
-        rows = rows.filter(network=network)
+    rows, said = asked.narrow(Task.objects.select_related("network", "source")), asked.validated_data
     if "source" in said:
         rows = rows.filter(source__address=said["source"])
     if "status" in said:
@@ -234,9 +230,9 @@ def _tasks(asked: TaskFilter) -> QuerySet[Task]:
 
 def _orders(asked: TaskFilter, rows: QuerySet[TaskOrder]) -> QuerySet[TaskOrder]:
     said = asked.validated_data
-    rows = rows.select_related("network", "deposit", "publication", "confirmation", "cancellation")
-    if network := asked.network_row():
-        rows = rows.filter(network=network)
+    rows = asked.narrow(
+        rows.select_related("network", "deposit", "publication", "confirmation", "cancellation")
+    )
     if "source" in said:
         rows = rows.filter(source_address=said["source"])
     if "status" in said:

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from chain import networks, withdrawals
+from chain import allowances, networks, withdrawals
 from chain.api.fields import AddressField, Pages, SentSerializer, Which, sent
 from chain.models import Withdrawal, WithdrawalStatus
 from clients.api.documentation import errors
@@ -83,7 +83,7 @@ class WithdrawalFilter(Which):
     status = serializers.ChoiceField(WithdrawalStatus.choices, required=False)
 
 
-class LimitsSerializer(serializers.Serializer[withdrawals.Limits]):
+class LimitsSerializer(serializers.Serializer[allowances.Limits]):
     """What you can withdraw now."""
 
     spendable = AmountField(
@@ -105,7 +105,7 @@ class LimitsSerializer(serializers.Serializer[withdrawals.Limits]):
     class Meta:
         ref_name = "WithdrawalLimits"
 
-    def get_currency(self, limits: withdrawals.Limits) -> str:
+    def get_currency(self, limits: allowances.Limits) -> str:
         return settings.CURRENCY
 
 
@@ -116,7 +116,7 @@ class LimitsView(APIView):
         responses={200: LimitsSerializer, **errors(401)},
     )
     def get(self, request: Request) -> Response:
-        return Response(LimitsSerializer(withdrawals.limits_of(caller(request), now=timezone.now())).data)
+        return Response(LimitsSerializer(allowances.limits_of(caller(request), now=timezone.now())).data)
 
 
 class WithdrawalsViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[Withdrawal]):
@@ -139,13 +139,9 @@ class WithdrawalsViewSet(ListModelMixin, RetrieveModelMixin, GenericViewSet[With
     def filter_queryset(self, queryset: QuerySet[Withdrawal, Any]) -> QuerySet[Withdrawal, Any]:
         if self.action != "list":
             return queryset
-        asked = WithdrawalFilter(data=self.request.query_params)
-        asked.is_valid(raise_exception=True)
-        if network := asked.network_row():
-            queryset = queryset.filter(network=network)
-        if "status" in asked.validated_data:
-            queryset = queryset.filter(status=asked.validated_data["status"])
-        return queryset
+        asked = WithdrawalFilter.of(self.request)
+        rows, said = asked.narrow(queryset), asked.validated_data
+        return rows.filter(status=said["status"]) if "status" in said else rows
 
     @swagger_auto_schema(
         operation_id="chain_withdrawals_list",

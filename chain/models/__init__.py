@@ -15,6 +15,7 @@ from chain.models.events import (
 )
 from chain.models.fulfilments import ENDED_FULFILMENTS, Fulfilment, FulfilmentStatus, Service, Serving
 from chain.models.money import (
+    OPEN_WITHDRAWALS,
     Deposit,
     DepositStatus,
     PublishedRoot,
@@ -32,6 +33,7 @@ __all__ = [
     "ENDED_FULFILMENTS",
     "ENDED_ORDERS",
     "IN_FLIGHT",
+    "OPEN_WITHDRAWALS",
     "AddressField",
     "Attempt",
     "Block",

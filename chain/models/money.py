@@ -83,6 +83,9 @@ class WithdrawalStatus(models.TextChoices):
     FAILED = "failed", "could not be paid; the money is free again"
 
 
+OPEN_WITHDRAWALS = (WithdrawalStatus.REQUESTED, WithdrawalStatus.APPROVED, WithdrawalStatus.SENDING)
+
+
 class Withdrawal(models.Model):
     """Money on its way from an account to its owner's wallet; held until the chain has paid it.
 

@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from web3 import Web3
 
-from chain import outbox, withdrawals
+from chain import allowances, outbox, withdrawals
 from chain.ethereum import NodeAway
 from chain.models import Log, Network, Transaction, TransactionStatus, Withdrawal, WithdrawalStatus
 from clients import ledger, terms
@@ -92,7 +92,7 @@ def test_only_to_a_wallet_that_is_linked_to_the_client(sending: Sending, rich: A
 
 def test_not_more_than_there_is(sending: Sending, rich: Any) -> None:
     _ask(sending, rich, 60)
-    with pytest.raises(withdrawals.NotWithdrawable):
+    with pytest.raises(allowances.NotWithdrawable):
         _ask(sending, rich, 41)
     _ask(sending, rich, 40)
     assert _free(rich) == (100, 100)
@@ -111,9 +111,9 @@ def test_what_was_given_or_sent_by_others_is_for_spending(
 
     ledger.grant(client_id=bob.pk, amount=500, reference="grant:1", reason="x", by_id=None)
     transfers.send(payer=bob, to=rich, amount=200)
-    assert withdrawals.withdrawable(rich) == 100
-    assert withdrawals.withdrawable(bob) == 0
-    with pytest.raises(withdrawals.NotWithdrawable):
+    assert allowances.withdrawable(rich) == 100
+    assert allowances.withdrawable(bob) == 0
+    with pytest.raises(allowances.NotWithdrawable):
         _ask(sending, rich, 101)
 
 
@@ -124,9 +124,9 @@ def test_what_was_earned_is_withdrawn_from_either_account(sending: Sending, rich
         source=ledger.account(None, AccountKind.OUTSIDE), destination=ledger.account(rich.pk, AccountKind.EARNED),
         amount=50, reference="onchain:1", kind=TransferKind.ONCHAIN,
     )  # fmt: skip
-    assert withdrawals.withdrawable(rich, AccountKind.EARNED) == 50
+    assert allowances.withdrawable(rich, AccountKind.EARNED) == 50
     transfers.send(payer=rich, to=rich, amount=20, source=AccountKind.EARNED)
-    assert withdrawals.withdrawable(rich) == 120
+    assert allowances.withdrawable(rich) == 120
     row = _ask(sending, rich, 30, account_kind=AccountKind.EARNED)
     sending.fund(1000)
     sending.pay()
@@ -145,7 +145,7 @@ def test_limits_by_the_terms(sending: Sending, rich: Any, operator: Any) -> None
     assert _ask(sending, rich, 10).status == Status.APPROVED
     large = _ask(sending, rich, 20)
     assert large.status == Status.REQUESTED
-    with pytest.raises(withdrawals.OverDailyLimit):
+    with pytest.raises(allowances.OverDailyLimit):
         _ask(sending, rich, 5)
     withdrawals.cancel(large, now=sending.now)
     _ask(sending, rich, 20)

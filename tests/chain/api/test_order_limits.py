@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from chain import orders, outcomes, withdrawals
+from chain import allowances, orders, outcomes
 from chain.models import Log, Transaction
 from clients import terms
 from marketplace.money import TOKEN
@@ -75,19 +75,19 @@ def test_a_source_that_has_just_changed_takes_no_orders(buyer, source, name):
 def test_the_days_limit_of_withdrawals_counts_orders_too(buyer, source, operator):
     terms.change(by=operator, reason="x", withdrawal_daily=3 * TOKEN)
     first = order(buyer, source, payment=2 * TOKEN)
-    assert withdrawals.limits_of(buyer, now=NOW).used_today == 2 * TOKEN
-    with pytest.raises(withdrawals.OverDailyLimit):
+    assert allowances.limits_of(buyer, now=NOW).used_today == 2 * TOKEN
+    with pytest.raises(allowances.OverDailyLimit):
         order(buyer, source, payment=2 * TOKEN)
-    with pytest.raises(withdrawals.OverDailyLimit):
-        withdrawals.check_day(buyer, 2 * TOKEN, 3 * TOKEN, NOW)
+    with pytest.raises(allowances.OverDailyLimit):
+        allowances.check_day(buyer, 2 * TOKEN, 3 * TOKEN, NOW)
     made.confirm(made.response(published(first), payment=TOKEN), block=95)
     outcomes.sweep(now=NOW)
     # What was paid counts, and what came back does not.
-    assert withdrawals.limits_of(buyer, now=NOW).used_today == TOKEN
+    assert allowances.limits_of(buyer, now=NOW).used_today == TOKEN
     second = order(buyer, source, payment=2 * TOKEN)
     orders.cancel(second)
     order(buyer, source, payment=2 * TOKEN)
-    assert withdrawals.limits_of(buyer, now=NOW + timedelta(days=1)).used_today == 0
+    assert allowances.limits_of(buyer, now=NOW + timedelta(days=1)).used_today == 0
 
 
 def test_what_an_operator_would_have_to_approve_is_not_ordered(buyer, source, operator):

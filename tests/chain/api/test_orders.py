@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
-from chain import floats, orders, outbox, outcomes, withdrawals
+from chain import allowances, floats, orders, outbox, outcomes
 from chain.models import (
     Log,
     ResponseStatus,
@@ -411,11 +411,11 @@ def test_orders_and_their_ends_at_the_same_time_keep_the_books(settings, buyer, 
 def test_granted_credit_does_not_leave_as_coins(buyer, source):
     """A task's payment goes to whatever wallet answers, and that may be the buyer's own."""
     ledger.grant(client_id=buyer.pk, amount=100 * TOKEN, reference="grant:1", reason="x", by_id=None)
-    with pytest.raises(withdrawals.NotWithdrawable):
+    with pytest.raises(allowances.NotWithdrawable):
         order(buyer, source, payment=11 * TOKEN)
     order(buyer, source, payment=6 * TOKEN)
-    assert withdrawals.withdrawable(buyer) == 4 * TOKEN
-    with pytest.raises(withdrawals.NotWithdrawable):
+    assert allowances.withdrawable(buyer) == 4 * TOKEN
+    with pytest.raises(allowances.NotWithdrawable):
         order(buyer, source, payment=5 * TOKEN)
     with pytest.raises(ledger.InsufficientFunds):
         order(buyer, source, payment=200 * TOKEN)
@@ -426,12 +426,12 @@ def test_what_a_task_was_paid_cannot_be_withdrawn_a_second_time(buyer, source):
     ledger.grant(client_id=buyer.pk, amount=100 * TOKEN, reference="grant:1", reason="x", by_id=None)
     made_ = order(buyer, source, payment=6 * TOKEN)
     task = published(made_)
-    assert withdrawals.withdrawable(buyer) == 4 * TOKEN
+    assert allowances.withdrawable(buyer) == 4 * TOKEN
     made.confirm(made.response(task, payment=5 * TOKEN), block=50)
     outcomes.follow(made_, now=NOW)
     made_.refresh_from_db()
     assert made_.status == "finished"
-    assert withdrawals.withdrawable(buyer) == 5 * TOKEN
+    assert allowances.withdrawable(buyer) == 5 * TOKEN
 
 
 def test_nothing_is_paid_while_withdrawals_are_frozen(buyer, source, operator):

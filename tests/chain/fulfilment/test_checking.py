@@ -32,20 +32,9 @@ from marketplace.money import TOKEN
 from tests.chain import fulfilled
 from tests.chain.fulfilled import NOW, only
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("keys")]
 Status = FulfilmentStatus
 HELLO = {"function_name": "chat", "data": {"messages": [{"role": "user", "content": "Hello"}]}}
-
-
-@pytest.fixture(autouse=True)
-def keys(settings: Any) -> None:
-    settings.CHAIN_KEY, settings.CHAIN_PROVIDER_KEY = fulfilled.KEY, fulfilled.PROVIDER_KEY
-
-
-@pytest.fixture
-def source(db: None) -> Source:
-    Model.objects.create(name="llama")
-    return fulfilled.source(fulfilled.network())
 
 
 @pytest.fixture(autouse=True)

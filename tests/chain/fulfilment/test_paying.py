@@ -32,11 +32,6 @@ pytestmark = pytest.mark.django_db
 Status = FulfilmentStatus
 
 
-@pytest.fixture
-def network() -> Network:
-    return fulfilled.network()
-
-
 @pytest.fixture(autouse=True)
 def fee(operator: Client) -> None:
     terms.change(by=operator, reason="test", fee_bps=1000)

@@ -1,13 +1,12 @@
 """What the chain says to what we have sent it."""
 
 import itertools
-from typing import Any
 
 import pytest
 from django.db import transaction
 
 from chain import interventions, outbox
-from chain.fulfilment import asking, finding
+from chain.fulfilment import finding
 from chain.fulfilment.rows import Impossible
 from chain.models import (
     Fulfilment,
@@ -20,31 +19,11 @@ from chain.models import (
     TransactionStatus,
 )
 from clients.models import Client
-from inference.models import Model
 from tests.chain import fulfilled
 from tests.chain.fulfilled import HELLO, NOW, Api, advance, only, working
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("api", "keys")]
 Status = FulfilmentStatus
-
-
-@pytest.fixture(autouse=True)
-def keys(settings: Any) -> None:
-    settings.CHAIN_KEY, settings.CHAIN_PROVIDER_KEY = fulfilled.KEY, fulfilled.PROVIDER_KEY
-
-
-@pytest.fixture
-def source(db: None) -> Source:
-    Model.objects.create(name="llama")
-    return fulfilled.source(fulfilled.network())
-
-
-@pytest.fixture(autouse=True)
-def api(monkeypatch: pytest.MonkeyPatch, add_node: Any) -> Api:
-    found = Api(add_node("bobs"))
-    monkeypatch.setattr(asking, "foresee", found.foresee)
-    monkeypatch.setattr(asking, "ask", found.ask)
-    return found
 
 
 # --- What the chain says to what we have sent ------------------------------------------------------------------

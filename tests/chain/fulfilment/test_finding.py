@@ -25,11 +25,6 @@ pytestmark = pytest.mark.django_db
 Status = FulfilmentStatus
 
 
-@pytest.fixture
-def network() -> Network:
-    return fulfilled.network()
-
-
 def discover(network: Network) -> int:
     return finding.discover(network, now=NOW)
 

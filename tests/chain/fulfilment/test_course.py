@@ -21,32 +21,13 @@ from chain.models import (
     Transaction,
 )
 from clients.models import Client
-from inference.models import Inference, Model
+from inference.models import Inference
 from marketplace.money import TOKEN
 from tests.chain import fulfilled
 from tests.chain.fulfilled import HELLO, NOW, REPLY, Api, advance, answer_of, only, working
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("api", "keys")]
 Status = FulfilmentStatus
-
-
-@pytest.fixture(autouse=True)
-def keys(settings: Any) -> None:
-    settings.CHAIN_KEY, settings.CHAIN_PROVIDER_KEY = fulfilled.KEY, fulfilled.PROVIDER_KEY
-
-
-@pytest.fixture
-def source(db: None) -> Source:
-    Model.objects.create(name="llama")
-    return fulfilled.source(fulfilled.network())
-
-
-@pytest.fixture(autouse=True)
-def api(monkeypatch: pytest.MonkeyPatch, add_node: Any) -> Api:
-    found = Api(add_node("bobs"))
-    monkeypatch.setattr(asking, "foresee", found.foresee)
-    monkeypatch.setattr(asking, "ask", found.ask)
-    return found
 
 
 def test_a_node_works_and_the_answer_goes_on_its_way(source: Source, api: Api, bob: Client) -> None:

@@ -34,8 +34,7 @@ ROWS = [
 
 
 @pytest.fixture(autouse=True)
-def keys(settings: Any) -> None:
-    settings.CHAIN_KEY, settings.CHAIN_PROVIDER_KEY = fulfilled.KEY, fulfilled.PROVIDER_KEY
+def slots(keys: None, settings: Any) -> None:
     settings.TRAINING_SLOTS = 1
 
 
