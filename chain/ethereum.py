@@ -63,6 +63,8 @@ class Head:
     parent_hash: str
     timestamp: int
     base_fee: int
+    # Of its events (`chain.blooms`).
+    bloom: int = 0
 
 
 @dataclass(frozen=True, slots=True)

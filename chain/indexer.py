@@ -178,7 +178,7 @@ def _read(node: Ethereum, lease: Lease, position: Position) -> Window | None:
         if last > first:
             return None
         raise
-    except readings.Moved:
+    except (readings.Moved, readings.Untold):
         raise
     except NodeAway:
         pace.failed(last - first + 1)

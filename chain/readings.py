@@ -2,6 +2,7 @@
 
 Blocks may change between two questions. So the newest block of a window is asked for before everything else and after
 it; each header must name the one before it as its parent; an event's block must have the hash that its header has.
+Where a header knows of events of ours that the node has not told of, it is asked for those of just that block.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
-from chain import decoding, wire
+from chain import blooms, decoding, wire
 from chain.ethereum import Ethereum, Fault, Head, NodeAway
 from chain.models import Log, Network, Source
 
@@ -33,6 +35,12 @@ class Moved(NodeAway):
     """The chain changed while it was read."""
 
     message = "The chain's node gives answers that do not fit together: its blocks change."
+
+
+class Untold(NodeAway):
+    """A node has blocks before it has their events, or one of several nodes behind one address has."""
+
+    message = "The chain's node does not tell (yet) of all events in a block."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ def heads(node: Ethereum, numbers: Sequence[int]) -> list[Head | None]:
 
 
 def window(node: Ethereum, network: Network, *, first: int, last: int, head: int) -> Window:
-    """Read some blocks, both included. Raises NodeAway: TooMuch for fewer blocks, Moved to ask again."""
+    """Read some blocks, both included. Raises NodeAway: TooMuch for fewer blocks, Moved or Untold to ask again."""
     near = range(max(first, head - NEAR_BLOCKS + 1), last + 1)
     numbers = sorted({first, last, *near}, reverse=True)
     *found, raw_logs, again = node.ask([*map(_block, numbers), _logs(network, first, last), _block(last)])
@@ -98,14 +106,19 @@ def window(node: Ethereum, network: Network, *, first: int, last: int, head: int
     logs = _events(network, raw_logs, first, last)
     inquiries = _inquiries(network, logs)
     missing = sorted({log.block_number for log in logs} - set(blocks))
+    doubted = _doubted(network, blocks.values(), logs)
     said: dict[str, dict[str, Any]] = {}
-    if missing or inquiries:
-        asked = [*map(_block, missing), *(one.then for one in inquiries), _block(last)]
-        *found, again = node.ask(asked)
-        blocks |= dict(zip(missing, map(_there, found[: len(missing)]), strict=True))
-        said = _said(node, inquiries, found[len(missing) :])
+    in_doubt: list[Any] = []
+    if missing or inquiries or doubted:
+        asked = [*map(_block, missing), *(one.then for one in inquiries)]
+        *found, again = node.ask([*asked, *(_logs_in(network, block) for block in doubted), _block(last)])
+        answers = iter(found)
+        blocks |= dict(zip(missing, map(_there, islice(answers, len(missing))), strict=True))
+        said = _said(node, inquiries, list(islice(answers, len(inquiries))))
+        in_doubt = list(answers)
     if _there(again).hash != blocks[last].hash:
         raise Moved
+    _check_told(network, doubted, in_doubt, logs)
     ordered = [blocks[number] for number in sorted(blocks)]
     _check(network, ordered, logs)
     for log in logs:
@@ -122,8 +135,16 @@ def _block(which: int | str) -> Question:
 
 
 def _logs(network: Network, first: int, last: int) -> Question:
-    addresses = [address for name, address in network.contracts.items() if name in decoding.FOLLOWED]
-    return "eth_getLogs", [{"fromBlock": hex(first), "toBlock": hex(last), "address": addresses}]
+    return "eth_getLogs", [{"fromBlock": hex(first), "toBlock": hex(last), "address": _emitters(network)}]
+
+
+def _logs_in(network: Network, block: Head) -> Question:
+    """Of one block by its hash: a node that has not got it refuses (EIP-234)."""
+    return "eth_getLogs", [{"blockHash": block.hash, "address": _emitters(network)}]
+
+
+def _emitters(network: Network) -> list[str]:
+    return [address for name, address in network.contracts.items() if name in decoding.FOLLOWED]
 
 
 def _head(said: Any) -> Head | None:
@@ -139,6 +160,7 @@ def _head(said: Any) -> Head | None:
             parent_hash=wire.digest(said["parentHash"]),
             timestamp=wire.number(said["timestamp"]),
             base_fee=int(said.get("baseFeePerGas") or "0x0", 16),
+            bloom=blooms.read(said.get("logsBloom")),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise NodeAway("The chain's node answers with something that is no block.") from None
@@ -208,6 +230,35 @@ def _log(
         name=shape.name,
         arguments=decoding.plain(arguments),
     )
+
+
+def _doubted(network: Network, blocks: Iterable[Head], logs: Iterable[Log]) -> list[Head]:
+    """Blocks that seem to have events of contracts of which none was told."""
+    told = {(log.block_number, log.address.lower()) for log in logs}
+    shapes = decoding.shapes(network.contracts)
+    return [
+        block
+        for block in blocks
+        if any(
+            (block.number, address) not in told
+            and blooms.names(block.bloom, address)
+            and any(blooms.names(block.bloom, topic) for topic in events)
+            for address, events in shapes.items()
+        )
+    ]
+
+
+def _check_told(
+    network: Network, doubted: Sequence[Head], answers: Sequence[Any], logs: Iterable[Log]
+) -> None:
+    """Raises Untold where blocks have events that are not among those that were told."""
+    told = {(log.block_number, log.log_index) for log in logs}
+    for block, answer in zip(doubted, answers, strict=True):
+        if isinstance(answer, Fault):
+            raise Untold
+        there = _events(network, answer, block.number, block.number)
+        if not told.issuperset((log.block_number, log.log_index) for log in there):
+            raise Untold
 
 
 def _check(network: Network, blocks: Sequence[Head], logs: Iterable[Log]) -> None:

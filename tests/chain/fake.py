@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import eth_abi
+from eth_bloom import BloomFilter
 from eth_utils import keccak, to_checksum_address
 
 from chain.contracts import artifact
@@ -158,6 +159,8 @@ class FakeChain:
         self.is_away = False
         self.most_blocks = 10**9
         self.keeps_states = True
+        # Of these blocks no events are told (yet), unless one asks for just theirs.
+        self.untold: set[int] = set()
         self.interrupt: Callable[[str], None] | None = None
         self.asked: list[list[str]] = []
         self._salts = itertools.count()
@@ -222,14 +225,25 @@ class FakeChain:
             "parentHash": block.parent_hash,
             "timestamp": hex(block.timestamp),
             "baseFeePerGas": "0x7",
+            "logsBloom": self._bloom(block),
         }
 
+    def _bloom(self, block: Mined) -> str:
+        bloom = BloomFilter()
+        for event in self._events(block):
+            bloom.extend(bytes.fromhex(value[2:]) for value in (event["address"], *event["topics"]))
+        return f"0x{int(bloom):0512x}"
+
     def _logs(self, wanted: dict[str, Any]) -> Any:
+        if "blockHash" in wanted:
+            block = next((one for one in self.blocks if one.hash == wanted["blockHash"]), None)
+            return Fault("unknown block", is_revert=False) if block is None else self._events(block)
         first, last = int(wanted["fromBlock"], 16), int(wanted["toBlock"], 16)
         if last - first + 1 > self.most_blocks:
             return Fault("query exceeds max block range", is_revert=False)
         emitters = {one.lower() for one in wanted["address"]}
-        found = [log for block in self.blocks[first : last + 1] for log in self._events(block)]
+        blocks = [block for block in self.blocks[first : last + 1] if block.number not in self.untold]
+        found = [log for block in blocks for log in self._events(block)]
         return [log for log in found if log["address"] in emitters]
 
     def _events(self, block: Mined) -> list[dict[str, Any]]:

@@ -174,6 +174,7 @@ def test_the_ledger_is_what_the_chain_says(play: Play, steps: list[tuple[str, in
         assert play.sending.treasury() == CAPITAL + has
 
 
+@pytest.mark.skipif(bool(ANVIL), reason="anvil loses the contracts in deep reorganisations")
 @often
 @given(steps(3 * CONFIRMATIONS))
 def test_reorganisations_deeper_than_the_confirmations_are_mended_or_explained(

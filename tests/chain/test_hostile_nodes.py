@@ -49,6 +49,10 @@ TWISTS: list[tuple[str, Change]] = [
         for name in ("number", "hash", "parentHash", "timestamp")
         for said in (None, 5, [], "", "0x", "-0x1", "0x" + "f" * 70, "x")
     ],
+    *[
+        ("eth_getBlockByNumber", with_(logsBloom=said))
+        for said in (5, [], "x", "-0x1", "0x-1", "0x" + "f" * 1280, "0x" + "f" * 512, {"a": 1})
+    ],
     *[("eth_getBlockByNumber", lambda _, said=said: said) for said in (5, "x", [], True)],
     *[
         ("eth_getLogs", with_(**{name: said}))

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from chain import indexer, leases
+from chain import indexer, leases, readings
 from chain.models import Attempt, Block, Log, Network, Response, Source, Task
 from tests.chain import fake
 from tests.chain.fake import FakeChain, address
@@ -381,6 +381,40 @@ def test_a_node_that_tells_of_blocks_but_not_of_events_is_away_as_well(
     chain.most_blocks = 500
     follow(network, after_s=300)
     assert (Network.objects.get().failures, Network.objects.get().lag) == (0, 0)
+
+
+@pytest.mark.parametrize("untold", [{1}, {3}, {5}, {2, 4}])
+def test_blocks_whose_events_a_node_does_not_know_yet_are_not_passed_over(
+    chain: FakeChain, network: Network, untold: set[int]
+) -> None:
+    story(chain)
+    chain.untold = untold
+    follow(network)
+    assert (Network.objects.get().cursor_block, Log.objects.count()) == (-1, 0)
+    assert Network.objects.get().failure == readings.Untold.message
+    chain.untold = set()
+    follow(network, after_s=60)
+    assert (Network.objects.get().lag, Task.objects.get().status, Response.objects.get().status) == (0, 5, 1)
+
+
+def test_a_filter_that_names_more_than_there_is_delays_nothing(
+    chain: FakeChain, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "_bloom", lambda block: "0x" + "ff" * 256)
+    story(chain)
+    follow(network)
+    assert (Network.objects.get().lag, Response.objects.get().status) == (0, 1)
+    assert len(chain.asked) <= 4
+
+
+@pytest.mark.parametrize("bloom", [None, "0x", "0x" + "00" * 256])
+def test_chains_without_filters_are_read_as_well(
+    chain: FakeChain, network: Network, monkeypatch: pytest.MonkeyPatch, bloom: str | None
+) -> None:
+    monkeypatch.setattr(chain, "_bloom", lambda block: bloom)
+    story(chain)
+    follow(network)
+    assert Response.objects.get().status == 1
 
 
 def test_how_far_it_lags_behind_is_known_before_it_is_read(
