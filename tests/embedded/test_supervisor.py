@@ -59,7 +59,10 @@ def test_it_starts_again_what_was_killed_and_says_so_in_one_line(supervisor, pro
 
 
 def test_it_waits_longer_and_longer_for_what_ends_again_and_again(supervisor, program, lines):
-    supervisor.start(program(code="print('up', flush=True); import time; time.sleep(0.05)"))
+    # The first time it lives long enough to be seen.
+    code = "import os, time; print('up', flush=True); time.sleep(0.05 if os.path.exists('was') else 2); "
+    code += "open('was', 'w')"
+    supervisor.start(program(code=code))
     supervisor.until(lambda: any("again and again" in line for line in lines), within_s=20)
     kept = supervisor.kept[0]
     assert kept.failures == 3

@@ -168,7 +168,8 @@ def test_a_broken_node_is_passed_over(
     assert {reply.status_code for reply in replies} == {200}
     assert {reply.headers["x-node"] for reply in replies} == {"good"}
     tried = [record for record in Inference.objects.all() if record.attempts]
-    assert len(tried) == 1
+    # Whoever has read the node's row just before may try it once more.
+    assert len(tried) in (1, 2)
     assert tried[0].attempts[0]["name"] == "bad"
     server.until(lambda: Node.objects.get(name="bad").unreachable_since is not None)
     assert "could not call" in Node.objects.get(name="bad").unreachable_why
