@@ -30,7 +30,7 @@ from chain.admin.columns import (
 from chain.models import OPEN_WITHDRAWALS, TransactionStatus, Withdrawal, WithdrawalStatus
 from clients import terms
 from clients.admin import reasons, rows
-from clients.admin.rows import amount, moment
+from clients.admin.rows import FreezeShown, amount, moment
 from clients.models import Wallet
 
 STATUS_COLOURS = {
@@ -48,7 +48,7 @@ _LEFT = (WithdrawalStatus.REFUSED, WithdrawalStatus.CANCELLED, WithdrawalStatus.
 
 
 @admin.register(Withdrawal)
-class WithdrawalAdmin(OnChain):
+class WithdrawalAdmin(OnChain, FreezeShown):
     """Those that wait for an operator come first, the oldest on top."""
 
     list_display = (
@@ -104,18 +104,6 @@ class WithdrawalAdmin(OnChain):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Withdrawal]:
         found: QuerySet[Withdrawal] = super().get_queryset(request)
         return found.select_related("network", "client", "decided_by", "transaction")
-
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
-        return super().changelist_view(request, _frozen() | (extra_context or {}))
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: Any = None,
-    ) -> Any:
-        return super().changeform_view(request, object_id, form_url, _frozen() | (extra_context or {}))
 
     def has_decide_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm(MAY_DECIDE)
@@ -236,8 +224,3 @@ def _possible(row: Withdrawal) -> tuple[str, ...]:
 
 def _described(row: Withdrawal) -> str:
     return f"{row}: {rows.shown(row.amount)} for {row.client}, to {row.address} on {row.network}"
-
-
-def _frozen() -> dict[str, Any]:
-    now = terms.current()
-    return {"frozen_terms": now if now.payouts_frozen else None}

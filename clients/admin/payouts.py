@@ -9,13 +9,12 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
 from django.utils.html import format_html
-from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
 
 from clients import payouts, terms
 from clients.admin import reasons, rows
-from clients.admin.rows import ReadOnly, amount, moment
+from clients.admin.rows import FreezeShown, ReadOnly, amount, moment
 from clients.models import Payout, PayoutStatus, Transfer
 
 STATUS_COLOURS = {
@@ -28,7 +27,7 @@ MAY_DECIDE = "clients.change_payout"
 
 
 @admin.register(Payout)
-class PayoutAdmin(ReadOnly, ModelAdmin):
+class PayoutAdmin(ReadOnly, FreezeShown):
     """Those that wait come first, the oldest on top."""
 
     list_display = (
@@ -51,18 +50,6 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
     def get_ordering(self, request: HttpRequest) -> tuple[Any, ...]:
         waits = When(status=PayoutStatus.REQUESTED, then="pk")
         return (Case(waits).asc(nulls_last=True), "-pk")
-
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
-        return super().changelist_view(request, _frozen() | (extra_context or {}))
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: Any = None,
-    ) -> Any:
-        return super().changeform_view(request, object_id, form_url, _frozen() | (extra_context or {}))
 
     def has_decide_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm(MAY_DECIDE)
@@ -156,8 +143,3 @@ class PayoutAdmin(ReadOnly, ModelAdmin):
                 f"{each}: {rows.shown(each.amount)} for {each.client}, to {each.destination}"
             ),
         )
-
-
-def _frozen() -> dict[str, Any]:
-    now = terms.current()
-    return {"frozen_terms": now if now.payouts_frozen else None}

@@ -6,16 +6,16 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin import ModelAdmin
 from django.contrib.admin.utils import quote
 from django.db import OperationalError
 from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
+from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from clients import books
+from clients import books, terms
 from clients.models import Account, Client
 from marketplace import money
 from marketplace.errors import MarketplaceError
@@ -34,6 +34,27 @@ class ReadOnly:
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+
+class FreezeShown(ModelAdmin):
+    """Money that leaves: the templates of its pages get `frozen_terms`, the terms that stop it, while it is frozen."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        return super().changelist_view(request, _frozen() | (extra_context or {}))
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: Any = None,
+    ) -> Any:
+        return super().changeform_view(request, object_id, form_url, _frozen() | (extra_context or {}))
+
+
+def _frozen() -> dict[str, Any]:
+    now = terms.current()
+    return {"frozen_terms": now if now.payouts_frozen else None}
 
 
 def amount(name: str, description: str = "") -> Callable[[Any], str]:

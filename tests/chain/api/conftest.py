@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from chain.models import Network, Response, Source, Task
+from clients.models import Client
 from tests.chain.api import made
 from tests.clients.conftest import books, fund, holder
 
@@ -35,3 +36,14 @@ def response(task: Task) -> Response:
 def manifest(settings: Any, tmp_path: Any) -> Any:
     """A network that the settings name, which nobody can reach."""
     return made.manifest(settings, tmp_path)
+
+
+@pytest.fixture
+def key(settings: Any) -> None:
+    settings.CHAIN_KEY = made.KEY
+
+
+@pytest.fixture
+def buyer(alice: Client, fund: Any) -> Client:
+    fund(alice, 10)
+    return alice

@@ -14,24 +14,8 @@ from tests.chain.api import made
 from tests.chain.api.made import carried_out, failed, published
 from tests.chain.api.ordering import NOW, free, money_of, order
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("books", "key")]
 LATER = NOW + timedelta(hours=2)
-
-
-@pytest.fixture(autouse=True)
-def _books(books):
-    pass
-
-
-@pytest.fixture(autouse=True)
-def _key(settings):
-    settings.CHAIN_KEY = made.KEY
-
-
-@pytest.fixture
-def buyer(alice, fund):
-    fund(alice, 10)
-    return alice
 
 
 def test_the_owner_cancels_before_it_is_published(buyer, source):

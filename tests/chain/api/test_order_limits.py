@@ -12,23 +12,7 @@ from tests.chain.api import made
 from tests.chain.api.made import published
 from tests.chain.api.ordering import NOW, money_of, order
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def _books(books):
-    pass
-
-
-@pytest.fixture(autouse=True)
-def _key(settings):
-    settings.CHAIN_KEY = made.KEY
-
-
-@pytest.fixture
-def buyer(alice, fund):
-    fund(alice, 10)
-    return alice
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("books", "key")]
 
 
 def test_a_response_is_confirmed_only_once_it_is_final(buyer, source):

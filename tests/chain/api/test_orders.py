@@ -24,24 +24,8 @@ from tests.chain.api import made
 from tests.chain.api.made import carried_out, failed, published
 from tests.chain.api.ordering import NOW, broken_checks, free, money_of, order, outside
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("books", "key")]
 LATER = NOW + timedelta(hours=2)
-
-
-@pytest.fixture(autouse=True)
-def _books(books):
-    pass
-
-
-@pytest.fixture(autouse=True)
-def _key(settings):
-    settings.CHAIN_KEY = made.KEY
-
-
-@pytest.fixture
-def buyer(alice, fund):
-    fund(alice, 10)
-    return alice
 
 
 def test_an_order_holds_the_payment_and_sends_deposit_and_publication(buyer, source):

@@ -11,17 +11,12 @@ from marketplace.money import TOKEN
 from tests.chain.api import made
 from tests.clients.conftest import ODD_VALUES
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("key")]
 PATH = "/chain/sources/"
 SAID = {
     "name": "sentiment", "description": "says how it feels", "cpu": "https://example.com/docker-compose.yml",
     "min_payment": "0.001", "delivery_method": "FIRST_RESPONSE",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _key(settings):
-    settings.CHAIN_KEY = made.KEY
 
 
 def test_everybody_who_is_signed_in_reads_them(api, charlie, source):

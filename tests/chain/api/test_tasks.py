@@ -35,12 +35,6 @@ def _setting(books, settings):
 
 
 @pytest.fixture
-def buyer(alice, fund):
-    fund(alice, 10)
-    return alice
-
-
-@pytest.fixture
 def said(source):
     return {
         "source": source.address, "function_name": "analyze_sentiment",
